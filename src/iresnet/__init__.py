@@ -1,0 +1,105 @@
+"""Invertible residual networks whose every number is guaranteed or carries its error.
+
+The public names below are imported when first used (PEP 562): ``import iresnet`` costs milliseconds, torch only when
+something needs it.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from . import bijections, contract, data, models, numerics
+    from .certify import certify
+    from .checkpoint import load, save
+    from .errors import UserError
+    from .flow import Flow
+    from .models import dense_flow
+    from .numerics.fixed_point import Anderson, NotConverged, Picard, Solution
+    from .numerics.logdet import Estimate, Exact
+    from .numerics.series import PowerSeries
+    from .train import fit
+
+    __version__: str
+
+__all__ = [
+    "Anderson",
+    "Estimate",
+    "Exact",
+    "Flow",
+    "NotConverged",
+    "Picard",
+    "PowerSeries",
+    "Solution",
+    "UserError",
+    "__version__",
+    "bijections",
+    "certify",
+    "contract",
+    "data",
+    "dense_flow",
+    "fit",
+    "load",
+    "models",
+    "numerics",
+    "save",
+]
+
+# Where each public name lives; a public name that is missing here is a submodule.
+_HOME = {
+    "Anderson": "numerics.fixed_point",
+    "Estimate": "numerics.logdet",
+    "Exact": "numerics.logdet",
+    "Flow": "flow",
+    "NotConverged": "numerics.fixed_point",
+    "Picard": "numerics.fixed_point",
+    "PowerSeries": "numerics.series",
+    "Solution": "numerics.fixed_point",
+    "UserError": "errors",
+    "certify": "certify",
+    "dense_flow": "models",
+    "fit": "train",
+    "load": "checkpoint",
+    "save": "checkpoint",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        value: Any = _version()
+    elif name in _HOME:
+        value = getattr(import_module(f".{_HOME[name]}", __name__), name)
+    elif name in __all__:
+        value = import_module(f".{name}", __name__)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value  # found once: the next look-up does not come here
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("iresnet")
+    except PackageNotFoundError:  # the sources are on the path without having been installed
+        return "0+unknown"
+
+
+class _Package(ModuleType):
+    """Keeps ``iresnet.certify`` the function: importing the submodule of that name would bind the module over it."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if _HOME.get(name) == name and isinstance(value, ModuleType):
+            value = getattr(value, name)
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

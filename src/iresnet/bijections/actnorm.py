@@ -1,0 +1,102 @@
+"""Activation normalisation: an affine map of each feature, set from data once, then learned; its context may move it.
+
+References
+----------
+Glow: Generative Flow with Invertible 1x1 Convolutions (Kingma and Dhariwal, 2018), arXiv 1807.03039
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from ..numerics.fixed_point import Solution, Solver
+from ..numerics.logdet import Estimate, LogDet
+from ..numerics.noise import Noise
+from .base import Bijection, exactly
+
+__all__ = ["ActNorm", "AffineTransform"]
+
+# A feature that is constant on the initialising batch would ask for an infinite scale.
+_SMALLEST_STD = 1e-6
+
+
+class ActNorm(Bijection):
+    """z = x * exp(log_scale) + shift for each of ``features``; the identity until :meth:`initialize`.
+
+    ``initialized`` is a buffer, so a loaded model is never set again. With ``context`` > 0, both log_scale and shift get a linear
+    term in the context, which starts at zero.
+    """
+
+    initialized: Tensor
+
+    def __init__(self, features: int, context: int = 0) -> None:
+        super().__init__()
+        self.features = features
+        self.log_scale = nn.Parameter(torch.zeros(features))
+        self.shift = nn.Parameter(torch.zeros(features))
+        self.by_context = nn.Linear(context, 2 * features, bias=False) if context else None
+        if self.by_context is not None:
+            nn.init.zeros_(self.by_context.weight)
+        self.register_buffer("initialized", torch.zeros((), dtype=torch.bool))
+
+    def initialize(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        if not bool(self.initialized):
+            with torch.no_grad():
+                wide = x.double() if x.device.type != "mps" else x
+                scale = 1 / wide.std(0, correction=0).clamp(min=_SMALLEST_STD)
+                self.log_scale.copy_(torch.log(scale))
+                self.shift.copy_(-wide.mean(0) * scale)
+                self.initialized.fill_(True)
+        return super().initialize(x, context)
+
+    def bind(self, context: Tensor | None = None) -> AffineTransform:
+        log_scale, shift = self.log_scale, self.shift
+        if self.by_context is not None:
+            if context is None:
+                raise ValueError(f"this ActNorm is conditional: it needs a context of width {self.by_context.in_features}")
+            more_scale, more_shift = self.by_context(context).chunk(2, -1)
+            log_scale, shift = log_scale + more_scale, shift + more_shift
+        return AffineTransform(log_scale, shift)
+
+    def extra_repr(self) -> str:
+        return f"{self.features}" + (f", context={self.by_context.in_features}" if self.by_context is not None else "")
+
+
+@dataclass(frozen=True)
+class AffineTransform:
+    """z = x * exp(log_scale) + shift, each (d,) or (B, d); see :class:`~iresnet.bijections.base.Transform`."""
+
+    log_scale: Tensor
+    shift: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.log_scale.exp() + self.shift
+
+    def forward_and_logdet(self, x: Tensor, logdet: LogDet, noise: Noise) -> tuple[Tensor, Estimate]:
+        return self.forward(x), Estimate.sure(self.log_scale.sum(-1).expand(x.shape[0]))
+
+    def inverse(self, z: Tensor, solver: Solver) -> Solution:
+        return exactly((z - self.shift.to(z.dtype)) * torch.exp(-self.log_scale.to(z.dtype)))
+
+    def attach(self, z: Tensor, x: Tensor) -> Tensor:
+        return (z - self.shift) * torch.exp(-self.log_scale)
+
+    def lipschitz(self) -> tuple[float, float]:
+        low, high = torch.aminmax(self.log_scale.detach().double() if self.shift.device.type != "mps" else self.log_scale.detach())
+        return float(torch.exp(high)), float(torch.exp(-low))
+
+    def select(self, rows: Tensor) -> AffineTransform:
+        if self.shift.dim() == 1:
+            return self
+        return AffineTransform(self.log_scale[rows], self.shift[rows])
+
+    def repeat(self, times: int) -> AffineTransform:
+        if self.shift.dim() == 1:
+            return self
+        return AffineTransform(self.log_scale.repeat_interleave(times, 0), self.shift.repeat_interleave(times, 0))
+
+    def to(self, dtype: torch.dtype) -> AffineTransform:
+        return replace(self, log_scale=self.log_scale.to(dtype), shift=self.shift.to(dtype))

@@ -1,0 +1,71 @@
+"""The residual block y = x + g(x; context) with Lip(g) < 1.
+
+References
+----------
+Invertible Residual Networks (Behrmann et al., 2019), arXiv 1811.00995
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ..contract.base import Bound, Branch
+from ..numerics.fixed_point import Solution, Solver, implicit
+from ..numerics.logdet import Estimate, LogDet
+from ..numerics.noise import Noise
+from .base import Bijection
+
+__all__ = ["Residual", "ResidualTransform"]
+
+
+class Residual(Bijection):
+    """y = x + g(x) for a contractive branch g; ``residual.branch.bind(context)`` is the pure function g.
+
+    Parameters
+    ----------
+    branch : any :class:`~iresnet.contract.base.Branch` that keeps the shape of x.
+    """
+
+    def __init__(self, branch: Branch) -> None:
+        super().__init__()
+        self.branch = branch
+
+    def bind(self, context: Tensor | None = None) -> ResidualTransform:
+        return ResidualTransform(self.branch.bind(context))
+
+
+@dataclass(frozen=True)
+class ResidualTransform:
+    """The bound form of :class:`Residual`; see :class:`~iresnet.bijections.base.Transform`."""
+
+    bound: Bound
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.bound(x)
+
+    def forward_and_logdet(self, x: Tensor, logdet: LogDet, noise: Noise) -> tuple[Tensor, Estimate]:
+        value, estimate = logdet(self.bound, x, noise)
+        return x + value, estimate
+
+    def inverse(self, z: Tensor, solver: Solver) -> Solution:
+        return solver(self.bound, z)
+
+    def attach(self, z: Tensor, x: Tensor) -> Tensor:
+        return implicit(self.bound, z, x)
+
+    def lipschitz(self) -> tuple[float, float]:
+        constant = self.bound.lipschitz
+        return 1 + constant, 1 / (1 - constant) if constant < 1 else math.inf
+
+    def select(self, rows: Tensor) -> ResidualTransform:
+        return replace(self, bound=self.bound.select(rows))
+
+    def repeat(self, times: int) -> ResidualTransform:
+        return replace(self, bound=self.bound.repeat(times))
+
+    def to(self, dtype: torch.dtype) -> ResidualTransform:
+        return replace(self, bound=self.bound.to(dtype))

@@ -1,0 +1,187 @@
+r"""Elementwise and pairwise nonlinearities with their Lipschitz constants.
+
+===========  ======================================  ==================================  =========
+class        function                                Lipschitz constant                  slope
+===========  ======================================  ==================================  =========
+ReLU         max(x, 0)                               1                                   [0, 1]
+ELU          x for x > 0, e^x - 1 below              1                                   (0, 1]
+Tanh         tanh x                                  1                                   (0, 1]
+Sigmoid      1 / (1 + e^-x)                          1/4                                 (0, 1/4]
+Softplus     ln(1 + e^x)                             1                                   (0, 1)
+LipSwish     x sigmoid(x) / 1.1                      1.09984 / 1.1                       not monotone
+CLipSwish    [LipSwish(x), LipSwish(-x)]             1.00395 (Euclidean)                 widens by 2
+MaxMin       (max, min) of neighbouring pairs        1                                   permutation
+Sine         sin x                                   1                                   [-1, 1]
+===========  ======================================  ==================================  =========
+
+References
+----------
+| Fast and Accurate Deep Network Learning by Exponential Linear Units (Clevert et al., 2016), arXiv 1511.07289
+| Residual Flows for Invertible Generative Modeling (Chen et al., 2019), arXiv 1906.02735 (LipSwish)
+| Invertible DenseNets with Concatenated LipSwish (Perugachi-Diaz et al., 2021), arXiv 2102.02694
+| Sorting out Lipschitz function approximation (Anil et al., 2019), arXiv 1811.05381 (MaxMin)
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+__all__ = [
+    "ELU",
+    "Activation",
+    "CLipSwish",
+    "LipSwish",
+    "MaxMin",
+    "ReLU",
+    "Sigmoid",
+    "Sine",
+    "Softplus",
+    "Tanh",
+    "activation",
+]
+
+# The largest slope of x sigmoid(x), at the root of 2 sigmoid'(x) + x sigmoid''(x), x = 2.39936...
+_SWISH_SLOPE = 1.099839320128867
+
+
+@dataclass(frozen=True)
+class Activation:
+    """A nonlinearity on the last dimension, (B, n) to (B, ``expand`` * n).
+
+    ``lipschitz`` is its Euclidean Lipschitz constant; ``slope`` the range of its derivative if it acts on each entry alone
+    (``elementwise``). ``monotone``, slope within [0, 1], is what sandwich layers ask for.
+    """
+
+    lipschitz: ClassVar[float] = 1.0
+    slope: ClassVar[tuple[float, float]] = (0.0, 1.0)
+    elementwise: ClassVar[bool] = True
+    expand: ClassVar[int] = 1
+
+    @property
+    def monotone(self) -> bool:
+        return self.elementwise and self.slope[0] >= 0 and self.slope[1] <= 1
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The value; through :meth:`with_slope` unless there is a shorter way."""
+        return self.with_slope(x)[0]
+
+    def with_slope(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Value and derivative, each of the shape of ``x``; only where ``elementwise``."""
+        raise TypeError(f"{type(self).__name__} does not act on each entry alone and has no slope")
+
+
+class ReLU(Activation):
+    """max(x, 0). Its derivative jumps, and with it a flow's density; prefer a smooth one for densities."""
+
+    def with_slope(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.relu(x), (x > 0).to(x.dtype)
+
+
+class ELU(Activation):
+    """x for x > 0 and e^x - 1 below: the activation of i-ResNets."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return torch.nn.functional.elu(x)
+
+    def with_slope(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        below = torch.expm1(x.clamp(max=0.0))
+        return x.clamp(min=0.0) + below, below + 1.0
+
+
+class Tanh(Activation):
+    """tanh x: smooth, bounded, monotone."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return torch.tanh(x)
+
+    def with_slope(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        value = torch.tanh(x)
+        return value, 1.0 - value * value
+
+
+class Sigmoid(Activation):
+    """1 / (1 + e^-x), with Lipschitz constant 1/4."""
+
+    lipschitz: ClassVar[float] = 0.25
+    slope: ClassVar[tuple[float, float]] = (0.0, 0.25)
+
+    def with_slope(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        value = torch.sigmoid(x)
+        return value, value * (1.0 - value)
+
+
+class Softplus(Activation):
+    """ln(1 + e^x)."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return torch.nn.functional.softplus(x)
+
+    def with_slope(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.nn.functional.softplus(x), torch.sigmoid(x)
+
+
+class LipSwish(Activation):
+    """x sigmoid(x) / 1.1, with slopes of both signs: the activation of Residual Flows, without its learned temperature."""
+
+    lipschitz: ClassVar[float] = _SWISH_SLOPE / 1.1
+    slope: ClassVar[tuple[float, float]] = ((1.0 - _SWISH_SLOPE) / 1.1, _SWISH_SLOPE / 1.1)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return torch.nn.functional.silu(x) / 1.1
+
+    def with_slope(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        gate = torch.sigmoid(x)
+        return x * gate / 1.1, (gate + x * gate * (1.0 - gate)) / 1.1
+
+
+class CLipSwish(Activation):
+    """[LipSwish(x), LipSwish(-x)]: with s the slope of x sigmoid(x), those of the two halves are s and s - 1 over 1.1."""
+
+    lipschitz: ClassVar[float] = math.hypot(_SWISH_SLOPE, _SWISH_SLOPE - 1.0) / 1.1
+    elementwise: ClassVar[bool] = False
+    expand: ClassVar[int] = 2
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return torch.cat((torch.nn.functional.silu(x), torch.nn.functional.silu(-x)), -1) / 1.1
+
+
+class MaxMin(Activation):
+    """Each pair of neighbours sorted, largest first; needs an even width. Preserves the gradient's norm."""
+
+    elementwise: ClassVar[bool] = False
+
+    def __call__(self, x: Tensor) -> Tensor:
+        pairs = x.unflatten(-1, (-1, 2))
+        return torch.stack((pairs.amax(-1), pairs.amin(-1)), -1).flatten(-2)
+
+
+class Sine(Activation):
+    """sin x: not monotone, slopes in [-1, 1]."""
+
+    slope: ClassVar[tuple[float, float]] = (-1.0, 1.0)
+
+    def with_slope(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.sin(x), torch.cos(x)
+
+
+_KNOWN = {name.lower(): globals()[name] for name in __all__ if name not in ("Activation", "activation")}
+
+
+def activation(name: str | Activation) -> Activation:
+    """The activation of that name in any case, such as "tanh" or "MaxMin".
+
+    Raises
+    ------
+    ValueError
+        For a name that is none of those in the table above.
+    """
+    if isinstance(name, Activation):
+        return name
+    if name.lower() not in _KNOWN:
+        raise ValueError(f"unknown activation {name!r}; known are {', '.join(sorted(_KNOWN))}")
+    return _KNOWN[name.lower()]()

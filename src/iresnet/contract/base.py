@@ -1,0 +1,96 @@
+r"""What a contractive branch is: a module that, bound to a context, becomes a pure function with a known Lipschitz constant.
+
+``branch.bind(context)`` computes the constrained weights once and returns a :class:`Bound`, x -> g(x). The constraint is a
+deterministic function of the weights: no state, no hook, no update call; the same in training, evaluation and after loading.
+Everything above this floor only ever sees the pure function.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any, Literal, Protocol, Self
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Bound", "Branch", "Guarantee", "bind_all"]
+
+Guarantee = Literal["sound", "estimate", "none"]
+
+
+class Bound(Protocol):
+    """A branch with its weights constrained and its context taken in: a pure, row-wise function g of x (B, *).
+
+    ``lipschitz`` is a sound upper bound of its constant, infinite if there is none. ``tensors`` are all that it depends on, in the
+    autograd graph of the parameters. A bound may offer more: ``linearize(x)`` with its own derivatives (see
+    :mod:`iresnet.numerics.linearize`), and ``rounding(x)``, a bound (B,) of the rounding error of one evaluation.
+    """
+
+    @property
+    def lipschitz(self) -> float: ...
+    @property
+    def tensors(self) -> tuple[Tensor, ...]: ...
+    @property
+    def dtype(self) -> torch.dtype: ...
+    def __call__(self, x: Tensor) -> Tensor: ...
+    def select(self, rows: Tensor) -> Self:
+        """The function for some rows of the batch (mask or indices): only a per-row context changes."""
+        ...
+
+    def repeat(self, times: int) -> Self:
+        """The function for a batch in which every row stands ``times`` times in succession."""
+        ...
+
+    def to(self, dtype: torch.dtype) -> Self:
+        """The same function, computed in another precision."""
+        ...
+
+
+class Branch(nn.Module):
+    """A residual branch g with Lip(g) <= ``lipschitz`` (of the whole branch, not of each layer).
+
+    A subclass gives ``raw``, ``constrain`` and ``assemble``; ``guarantee`` says what its constraint promises: "sound" (holds for
+    every value of the weights), "estimate" (holds as well as power iteration has converged), or "none".
+    """
+
+    lipschitz: float
+    guarantee: Guarantee
+
+    def raw(self) -> tuple[Tensor, ...]:
+        """The unconstrained parameters that :meth:`constrain` maps to weights."""
+        raise NotImplementedError
+
+    def constrain(self, *raw: Tensor) -> tuple[Tensor, ...]:
+        """Constrained weights. Leading dimensions are a batch: same-shaped branches are constrained in one call."""
+        raise NotImplementedError
+
+    def assemble(self, weights: tuple[Tensor, ...], context: Tensor | None) -> Bound:
+        """The pure function of those weights and a context (C,) or (B, C)."""
+        raise NotImplementedError
+
+    def signature(self) -> Any:
+        """Branches of equal signature are constrained together. The default never matches another's."""
+        return id(self)
+
+    def bind(self, context: Tensor | None = None) -> Bound:
+        """Constrain the weights once and return the pure function x -> g(x)."""
+        return self.assemble(self.constrain(*self.raw()), context)
+
+
+def bind_all(branches: Sequence[Branch], context: Tensor | None = None) -> list[Bound]:
+    """``[branch.bind(context) for branch in branches]``, with the weights of alike branches constrained in one batched call."""
+    groups: dict[Any, list[int]] = defaultdict(list)
+    for index, branch in enumerate(branches):
+        groups[branch.signature()].append(index)
+    bound: dict[int, Bound] = {}
+    for members in groups.values():
+        first = branches[members[0]]
+        if len(members) == 1:
+            bound[members[0]] = first.bind(context)
+            continue
+        raw = [torch.stack(tensors) for tensors in zip(*(branches[index].raw() for index in members), strict=True)]
+        weights = [weight.unbind(0) for weight in first.constrain(*raw)]
+        for place, index in enumerate(members):
+            bound[index] = branches[index].assemble(tuple(weight[place] for weight in weights), context)
+    return [bound[index] for index in range(len(branches))]

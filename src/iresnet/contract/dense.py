@@ -1,0 +1,148 @@
+r"""The bound form of every dense branch: g(x) = W_n s( ... s(W_1 x + b_1) ... ) + b_n, with its derivatives in closed form.
+
+With :math:`D_l` the diagonal of slopes after layer l, :math:`J = W_n D_{n-1} W_{n-1} \cdots D_1 W_1`. Products with J then cost
+one forward pass and no autograd; and for one or two hidden layers so does the trace, since nothing stands before W_1:
+:math:`\operatorname{tr} J = d_2^T (W_2 \circ (W_1 W_3)^T) d_1`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+
+from ..numerics.linearize import Linearization, linearize
+from ..numerics.norms import gram_bound
+from .activations import Activation
+
+__all__ = ["DenseBound"]
+
+
+@dataclass(frozen=True, eq=False)
+class DenseBound:
+    """A multilayer perceptron with explicit tensors.
+
+    Parameters
+    ----------
+    weights : n >= 2 matrices, (h_1, d), ..., (d, h_(n-1)).
+    offsets : n vectors, each (h,), or (B, h) where a per-row context was added.
+    activation : applied after every layer but the last.
+    certified : Lipschitz bound that the construction guarantees, or None to take the product of the weights' Gram bounds.
+    """
+
+    weights: tuple[Tensor, ...]
+    offsets: tuple[Tensor, ...]
+    activation: Activation
+    certified: float | None = None
+
+    @cached_property
+    def lipschitz(self) -> float:
+        """A sound upper bound of the Lipschitz constant, whatever way the weights were made."""
+        if self.certified is not None:
+            return self.certified
+        with torch.no_grad():
+            product = self.activation.lipschitz ** (len(self.weights) - 1)
+            for weight in self.weights:
+                product *= float(gram_bound(weight.detach().double() if weight.device.type != "mps" else weight.detach(), 8))
+        return product * (1 + 1e-12)
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        return (*self.weights, *self.offsets)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.weights[0].dtype
+
+    def select(self, rows: Tensor) -> DenseBound:
+        return self._map_offsets(lambda offset: offset[rows])
+
+    def repeat(self, times: int) -> DenseBound:
+        return self._map_offsets(lambda offset: offset.repeat_interleave(times, 0))
+
+    def _map_offsets(self, change: Callable[[Tensor], Tensor]) -> DenseBound:
+        if all(offset.dim() == 1 for offset in self.offsets):
+            return self
+        return replace(self, offsets=tuple(change(offset) if offset.dim() > 1 else offset for offset in self.offsets))
+
+    def to(self, dtype: torch.dtype) -> DenseBound:
+        if dtype == self.dtype:
+            return self
+        weights = tuple(weight.to(dtype) for weight in self.weights)
+        return replace(self, weights=weights, offsets=tuple(offset.to(dtype) for offset in self.offsets))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        hidden = x
+        for weight, offset in zip(self.weights[:-1], self.offsets[:-1], strict=True):
+            hidden = self.activation(_affine(hidden, weight, offset))
+        return _affine(hidden, self.weights[-1], self.offsets[-1])
+
+    def linearize(self, x: Tensor) -> Linearization:
+        """Value and Jacobian products at x (B, d); see :class:`~iresnet.numerics.linearize.Linearization`."""
+        if not self.activation.elementwise:
+            return linearize(self.__call__, x)
+        hidden, slopes = x, []
+        for weight, offset in zip(self.weights[:-1], self.offsets[:-1], strict=True):
+            hidden, slope = self.activation.with_slope(_affine(hidden, weight, offset))
+            slopes.append(slope)
+        value = _affine(hidden, self.weights[-1], self.offsets[-1])
+
+        def vjp(vector: Tensor) -> Tensor:
+            for weight, slope in zip(self.weights[:0:-1], slopes[::-1], strict=True):
+                vector = (vector @ weight) * slope
+            return vector @ self.weights[0]
+
+        def jvp(vector: Tensor) -> Tensor:
+            for weight, slope in zip(self.weights[:-1], slopes, strict=True):
+                vector = linear(vector, weight) * slope
+            return linear(vector, self.weights[-1])
+
+        def trace() -> Tensor:
+            if len(slopes) == 1:
+                return slopes[0] @ (self.weights[0] * self.weights[1].mT).sum(1)
+            kernel = self.weights[1] * (self.weights[0] @ self.weights[2]).mT
+            return ((slopes[1] @ kernel) * slopes[0]).sum(1)
+
+        def jacobian() -> Tensor:
+            # Rows of J^T, so that each layer is one large product of shape (B d, h).
+            columns = self.weights[0].mT * slopes[0][:, None, :]
+            for weight, slope in zip(self.weights[1:-1], slopes[1:], strict=True):
+                columns = linear(columns, weight) * slope[:, None, :]
+            return linear(columns, self.weights[-1]).mT
+
+        return Linearization(value, vjp, jvp, trace if len(slopes) <= 2 else None, jacobian)
+
+    @cached_property
+    def _sizes(self) -> list[tuple[float, float]]:
+        """(spectral, Frobenius) bounds of each weight, for the rounding analysis."""
+        return [(float(gram_bound(weight)), float(torch.linalg.matrix_norm(weight))) for weight in self.weights]
+
+    def rounding(self, x: Tensor) -> Tensor:
+        r"""Bound (B,) of the 2-norm rounding error of one evaluation at x, by running error analysis.
+
+        A product errs by at most :math:`\frac{n \epsilon}{2} \|W\|_F \|h\|`, an addition or an activation by a few units of its
+        result; errors of earlier layers grow by :math:`\|W\|_2` and the activation's constant.
+        """
+        with torch.no_grad():
+            eps = torch.finfo(x.dtype).eps
+            hidden, error = x, torch.zeros(x.shape[0], dtype=x.dtype, device=x.device)
+            for index, (weight, offset) in enumerate(zip(self.weights, self.offsets, strict=True)):
+                spectral, frobenius = self._sizes[index]
+                before = torch.linalg.vector_norm(hidden, dim=1)
+                hidden = _affine(hidden, weight, offset)
+                error = spectral * error + 0.5 * eps * weight.shape[1] * frobenius * before
+                error = error + eps * torch.linalg.vector_norm(hidden, dim=1)
+                if index < len(self.weights) - 1:
+                    hidden = self.activation(hidden)
+                    error = self.activation.lipschitz * error + 4 * eps * torch.linalg.vector_norm(hidden, dim=1)
+            return error
+
+
+def _affine(x: Tensor, weight: Tensor, offset: Tensor) -> Tensor:
+    """W x + b in one fused call where the offset is shared by all rows."""
+    return linear(x, weight, offset) if offset.dim() == 1 else torch.addmm(offset, x, weight.mT)
+

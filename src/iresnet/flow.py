@@ -1,0 +1,260 @@
+r"""A flow: a bijection from data to latent and a base distribution of latents.
+
+:math:`\log p(x) = \log p_z(f(x)) + \log |\det \partial f / \partial x|`. Every question (density, its error, samples, latents,
+inverses) is answered by the bound form, which holds the constrained weights; :class:`Flow` binds once per call, and a loop binds
+once with :meth:`Flow.bind`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .bases import Base
+from .bijections.base import Bijection, Transform
+from .bijections.chain import ChainTransform
+from .numerics.fixed_point import Anderson, Solution, Solver
+from .numerics.logdet import Estimate, LogDet
+from .numerics.noise import Noise
+from .numerics.series import PowerSeries
+
+__all__ = ["BoundFlow", "Flow", "Inversion"]
+
+
+@dataclass(frozen=True)
+class Inversion(Solution):
+    """A :class:`~iresnet.numerics.fixed_point.Solution` of a whole flow, with the three things one can say of its error.
+
+    ``error_bound`` (B,) carries the blocks' bounds through all inverses: sound, but vacuous for a deep flow near its Lipschitz
+    bound. ``block_bounds`` (parts, B), data to latent, bound the error of each part alone. ``backward_error`` (B,) is the distance
+    of encode(value) from z in float64: tight.
+    """
+
+    block_bounds: Tensor
+    backward_error: Tensor
+
+
+@dataclass(frozen=True)
+class BoundFlow:
+    """A flow with its weights constrained and its context taken in; the methods are those of :class:`Flow`."""
+
+    transform: Transform
+    base: Base
+    logdet: LogDet
+    solver: Solver
+    training: bool
+
+    def estimate(self, x: Tensor, *, logdet: LogDet | None = None, noise: Noise | None = None) -> Estimate:
+        """log p(x) with its errors; see :meth:`Flow.estimate`."""
+        if noise is None:
+            # Training draws anew from torch's generator; otherwise all rows share fixed probes: deterministic, smooth in x.
+            noise = Noise.fresh(x.shape[0], x.device) if self.training else Noise()
+        z, estimate = self.transform.forward_and_logdet(x, logdet or self.logdet, noise)
+        return estimate + self.base.log_prob(z)
+
+    def log_prob(self, x: Tensor, *, logdet: LogDet | None = None, noise: Noise | None = None) -> Tensor:
+        """log p(x) (B,) in nats; see :meth:`Flow.log_prob`."""
+        return self.estimate(x, logdet=logdet, noise=noise).value
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Latents; see :meth:`Flow.encode`."""
+        return self.transform.forward(x)
+
+    def invert(self, z: Tensor, *, solver: Solver | None = None, throw: bool = True) -> Inversion:
+        """Data of latents, with error bounds; see :meth:`Flow.invert`."""
+        solver = solver or self.solver
+        with torch.no_grad():
+            wide = z.double() if z.device.type != "mps" else z
+            value, pieces = wide, []
+            chain = self.transform if isinstance(self.transform, ChainTransform) else ChainTransform((self.transform,))
+            for index, (solution, part) in enumerate(chain.trace_inverse(wide, solver)):
+                if throw:
+                    solution.check(f"block {len(chain.parts) - 1 - index}")
+                value = solution.value
+                pieces.append((solution, part))
+            bound = wide.new_zeros(wide.shape[0])
+            for solution, part in pieces:
+                bound = bound * part.lipschitz()[1] + solution.error_bound
+            found = value.to(z.dtype)
+            bound = (bound + (found.to(value.dtype) - value).flatten(1).norm(dim=1)).nan_to_num(nan=torch.inf)
+            back = self.transform.to(value.dtype).forward(found.to(value.dtype))
+            return Inversion(
+                found,
+                bound,
+                sum((solution.steps for solution, _ in pieces), torch.zeros_like(bound, dtype=torch.int64)),
+                torch.stack([solution.converged for solution, _ in pieces]).all(0),
+                torch.stack([solution.error_bound.to(bound.dtype) for solution, _ in reversed(pieces)]),
+                (back - wide).flatten(1).norm(dim=1),
+            )
+
+    def decode(self, z: Tensor, *, solver: Solver | None = None) -> Tensor:
+        """Data of latents, differentiable; see :meth:`Flow.decode`."""
+        value = self.invert(z, solver=solver).value
+        return self.transform.attach(z, value) if torch.is_grad_enabled() else value
+
+    def latents(self, count: int, noise: Noise) -> Tensor:
+        """``count`` draws of the base."""
+        return self.base.sample(noise, count)
+
+
+class Flow(nn.Module):
+    """A normalizing flow, unconditional or conditional, of any bijection.
+
+    Parameters
+    ----------
+    bijection : data (B, *shape) to latent (B, *shape).
+    base : distribution of the latents.
+    context : width C of the context, 0 for an unconditional flow.
+    embed : module that maps the context (*, C) to what the bijection's parts are given; None for the identity.
+    train_logdet, eval_logdet : how log-determinants are found in training and in evaluation mode when a call does not say.
+    solver : how inverses are found when a call does not say.
+
+    A flow computes in the dtype and on the device of its parameters.
+    """
+
+    def __init__(
+        self,
+        bijection: Bijection,
+        base: Base,
+        *,
+        context: int = 0,
+        embed: nn.Module | None = None,
+        train_logdet: LogDet | None = None,
+        eval_logdet: LogDet | None = None,
+        solver: Solver | None = None,
+    ) -> None:
+        super().__init__()
+        self.bijection, self.base, self.context, self.embed = bijection, base, context, embed
+        self.train_logdet: LogDet = train_logdet or PowerSeries(terms=2, roulette="adaptive")
+        self.eval_logdet: LogDet = eval_logdet or PowerSeries(probes=4)
+        self.solver: Solver = solver or Anderson()
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one row of data."""
+        return self.base.shape
+
+    def bind(self, context: Tensor | None = None) -> BoundFlow:
+        """Constrain all weights once, for many calls with the same parameters and context (C,), (B, C) or None."""
+        context = self._context(context)
+        if context is not None and self.embed is not None:
+            context = self.embed(context)
+        logdet = self.train_logdet if self.training else self.eval_logdet
+        return BoundFlow(self.bijection.bind(context), self.base, logdet, self.solver, self.training)
+
+    def initialize(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Set whitening and ActNorm from data x (N, *), once and explicitly; return the latents. Before, both are the identity."""
+        with torch.no_grad():
+            context = self._context(context)
+            if context is not None and self.embed is not None:
+                context = self.embed(context)
+            return self.bijection.initialize(self._data(x), context)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """log p(x | context) (B,): the same as :meth:`log_prob`."""
+        return self.log_prob(x, context)
+
+    def log_prob(
+        self, x: Tensor, context: Tensor | None = None, *, logdet: LogDet | None = None, noise: Noise | None = None
+    ) -> Tensor:
+        """log p(x | context) (B,) in nats, of x (B, *); the value of :meth:`estimate`."""
+        return self.estimate(x, context, logdet=logdet, noise=noise).value
+
+    def estimate(
+        self, x: Tensor, context: Tensor | None = None, *, logdet: LogDet | None = None, noise: Noise | None = None
+    ) -> Estimate:
+        """log p(x | context) with its standard error and bias, each (B,), in nats.
+
+        Parameters
+        ----------
+        x : (B, *shape).
+        context : (C,) for all rows, (B, C), or None.
+        logdet : the estimator; None for ``train_logdet`` or ``eval_logdet`` by mode.
+        noise : its randomness. None: in training drawn from torch's generator, in evaluation fixed and shared by all rows, so that
+            the same x has the same density. ``Noise(seed, rows)`` gives each row its own, independent and reproducible.
+
+        Raises
+        ------
+        ValueError
+            If x or context has the wrong shape.
+        """
+        return self.bind(context).estimate(self._data(x), logdet=logdet, noise=noise)
+
+    def encode(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Latents z (B, *) of x (B, *), differentiable."""
+        return self.bind(context).encode(self._data(x))
+
+    def invert(
+        self, z: Tensor, context: Tensor | None = None, *, solver: Solver | None = None, throw: bool = True
+    ) -> Inversion:
+        """Data x of latents z (B, *), with error bounds, without gradients.
+
+        Raises
+        ------
+        NotConverged
+            If some row's error could not be bounded by the solver's tolerance, unless ``throw=False``; the solution says which.
+        """
+        return self.bind(context).invert(self._data(z), solver=solver, throw=throw)
+
+    def decode(self, z: Tensor, context: Tensor | None = None, *, solver: Solver | None = None) -> Tensor:
+        """Data x (B, *) of latents z (B, *), differentiable by the implicit function theorem. Raises ``NotConverged``."""
+        return self.bind(context).decode(self._data(z), solver=solver)
+
+    def sample(
+        self,
+        n: int,
+        context: Tensor | None = None,
+        *,
+        solver: Solver | None = None,
+        generator: torch.Generator | None = None,
+        noise: Noise | None = None,
+    ) -> Tensor:
+        """n draws (n, *) of p(x | context), without gradients; context (C,), (n, C) or None. Raises ``NotConverged``."""
+        with torch.no_grad():
+            flow, z = self._draw(n, context, generator, noise)
+            return flow.decode(z, solver=solver)
+
+    def sample_and_log_prob(
+        self,
+        n: int,
+        context: Tensor | None = None,
+        *,
+        solver: Solver | None = None,
+        logdet: LogDet | None = None,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """n draws (n, *) and their log-densities (n,), both differentiable in the parameters (reparametrised)."""
+        flow, z = self._draw(n, context, generator, None)
+        x = flow.decode(z, solver=solver)
+        return x, flow.log_prob(x, logdet=logdet)
+
+    def _draw(
+        self, n: int, context: Tensor | None, generator: torch.Generator | None, noise: Noise | None
+    ) -> tuple[BoundFlow, Tensor]:
+        if n < 1:
+            raise ValueError(f"sample needs n >= 1, got {n}")
+        if context is not None and context.dim() == 2 and context.shape[0] != n:
+            raise ValueError(f"{n} samples need a context of shape ({self.context},) or ({n}, {self.context}), got {tuple(context.shape)}")
+        if noise is None:
+            place = generator.device if generator is not None else "cpu"
+            seed = int(torch.randint(0, 2**62, (), generator=generator, device=place))
+            noise = Noise(seed, torch.arange(n, device=self.base.anchor.device))
+        flow = self.bind(context)
+        return flow, flow.latents(n, noise)
+
+    def _data(self, x: Tensor) -> Tensor:
+        if x.dim() != len(self.shape) + 1 or tuple(x.shape[1:]) != self.shape:
+            raise ValueError(f"this flow takes batches of shape (B, {', '.join(map(str, self.shape))}), got {tuple(x.shape)}")
+        return x.to(self.base.anchor)
+
+    def _context(self, context: Tensor | None) -> Tensor | None:
+        if self.context == 0:
+            if context is not None:
+                raise ValueError("this flow is unconditional: build it with context=C to give it one")
+            return None
+        if context is None or context.dim() not in (1, 2) or context.shape[-1] != self.context:
+            got = "none" if context is None else tuple(context.shape)
+            raise ValueError(f"this flow needs a context of shape ({self.context},) or (B, {self.context}), got {got}")
+        return context.to(self.base.anchor)

@@ -1,0 +1,115 @@
+r"""log det(I + J) of a residual map, as a value with its standard error and its bias; here what every estimator shares.
+
+For a branch with :math:`\|J\|_2 \le c < 1`, and v with :math:`E[v v^T] = I`,
+
+.. math:: \log\det(I+J) = \sum_{k \ge 1} \frac{(-1)^{k+1}}{k} \operatorname{tr} J^k
+          = E\Big[\sum_{k \ge 1} \frac{(-1)^{k+1}}{k} v^T J^k v\Big].
+
+One probe is unbiased; *truncating* the series is what biases, by at most
+:math:`-d\,(\ln(1-c) + \sum_{k \le n} c^k / k)`. The series itself is in :mod:`iresnet.numerics.series`.
+
+References
+----------
+| Invertible Residual Networks (Behrmann et al., 2019), arXiv 1811.00995
+| Residual Flows for Invertible Generative Modeling (Chen et al., 2019), arXiv 1906.02735
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from .linearize import Linearization, linearize
+from .noise import Noise
+
+__all__ = ["Estimate", "Exact", "LogDet", "lipschitz_of", "series_tail", "truncation_bias"]
+
+Function = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number that carries its error; each part (B,).
+
+    ``stderr`` is the standard error of ``value`` over the random probes (0 if none were used, NaN if it is not known, as from a
+    single probe). ``bias`` bounds or estimates what is systematic: truncation, rounding.
+    """
+
+    value: Tensor
+    stderr: Tensor
+    bias: Tensor
+
+    def __add__(self, other: Estimate | Tensor | float) -> Estimate:
+        """The sum of independent estimates: errors add in squares, biases add up."""
+        if isinstance(other, Estimate):
+            stderr = torch.hypot(self.stderr, other.stderr)
+            return Estimate(self.value + other.value, stderr, self.bias + other.bias)
+        return Estimate(self.value + other, self.stderr, self.bias)
+
+    @staticmethod
+    def sure(value: Tensor) -> Estimate:
+        """A value in closed form."""
+        zero = torch.zeros_like(value, requires_grad=False)
+        return Estimate(value, zero, zero)
+
+
+class LogDet(Protocol):
+    """How a log-determinant is found: ``g(x), log det(I + dg/dx)`` from a bound branch and a batch (B, *)."""
+
+    def __call__(self, function: Function, x: Tensor, noise: Noise | None = None) -> tuple[Tensor, Estimate]: ...
+
+
+def lipschitz_of(function: Function) -> float:
+    """The certified Lipschitz constant that a bound branch carries; infinite for a plain callable."""
+    return float(getattr(function, "lipschitz", math.inf))
+
+
+@dataclass(frozen=True)
+class Exact:
+    """The full Jacobian and its determinant: no probes, cost d Jacobian products and an LU factorisation (d^3) a row.
+
+    The stated bias is an estimate of rounding, 8 d eps.
+    """
+
+    def __call__(self, function: Function, x: Tensor, noise: Noise | None = None) -> tuple[Tensor, Estimate]:
+        at = linearize(function, x)
+        jacobian = at.jacobian() if at.jacobian is not None else _dense(at, x)
+        size = jacobian.shape[-1]
+        if size == 1:
+            value = torch.log1p(jacobian[:, 0, 0])
+        elif size == 2:  # LU of many 2 x 2 matrices costs more than everything else in a flow in the plane
+            (a, b), (c, d) = jacobian[:, 0].unbind(-1), jacobian[:, 1].unbind(-1)
+            value = torch.log(((1 + a) * (1 + d) - b * c).abs())
+        else:
+            eye = torch.eye(size, dtype=jacobian.dtype, device=jacobian.device)
+            value = torch.linalg.slogdet(eye + jacobian).logabsdet
+        zero = torch.zeros_like(value, requires_grad=False)
+        return at.value, Estimate(value, zero, zero + 8 * size * torch.finfo(x.dtype).eps)
+
+
+def _dense(at: Linearization, x: Tensor) -> Tensor:
+    """J (B, d, d) by one product for each row of it."""
+    size = x[0].numel()
+    basis = torch.eye(size, dtype=x.dtype, device=x.device).reshape(size, 1, *x.shape[1:]).expand(size, *x.shape)
+    return at.vjp(basis).reshape(size, x.shape[0], size).transpose(0, 1)
+
+
+def truncation_bias(lipschitz: float, terms: int, size: int) -> float:
+    r"""A priori bound :math:`-d\,(\ln(1-c) + \sum_{k \le n} c^k/k)` of what ``terms`` terms leave out, in nats, for d = ``size``."""
+    return size * series_tail(lipschitz, terms)
+
+
+def series_tail(lipschitz: float, terms: int) -> float:
+    """The sum of c^k / k over k > ``terms``; infinite unless c < 1. Added up, since the closed form cancels for small c."""
+    if not lipschitz < 1:
+        return math.inf
+    total, power, last = 0.0, lipschitz ** (terms + 1), terms + 400
+    for k in range(terms + 1, last):
+        total += power / k
+        power *= lipschitz
+    return total + power / (last * (1 - lipschitz))

@@ -1,0 +1,199 @@
+r"""Operator norms: sound upper bounds, and estimates that are labelled as such.
+
+The spectral norm :math:`\|W\|_2 = \sigma_{\max}(W)` is the Lipschitz constant of :math:`x \mapsto W x`. A bound is *sound*
+when it is never below the true norm, for any weights, **rounding included**. Everything here is batched: leading dimensions
+of a weight are a batch of matrices.
+
+=========================  =========  =======================================================================
+function                   guarantee  cost
+=========================  =========  =======================================================================
+:func:`gram_bound`         sound      ``steps`` products of the smaller side; ratio to the truth at most r^(1/2^(steps+1))
+:func:`frobenius_bound`    sound      one pass; ratio up to sqrt(r), r the rank
+:func:`orthogonal_bound`   sound      one product; tight (1e-5) for matrices that are orthogonal up to rounding
+:func:`power_iteration`    estimate   two vector products a step; never above the truth, so *not* a bound
+:func:`spectral_norm`      reference  singular value decomposition
+=========================  =========  =======================================================================
+
+References
+----------
+| Efficient Bound of Lipschitz Constant for Convolutional Layers by Gram Iteration (Delattre et al., 2023), arXiv 2305.16173
+| Spectral Normalization for Generative Adversarial Networks (Miyato et al., 2018), arXiv 1802.05957
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["frobenius_bound", "gram_bound", "orthogonal_bound", "power_iteration", "spectral_norm"]
+
+
+def _exact_products(weight: Tensor) -> Tensor:
+    """``weight`` in a precision whose products obey the usual rounding model.
+
+    TF32 and bfloat16 matrix units break it (relative error 1e-3 of a product), so half precisions go to float32, and float32 goes
+    to float64 when the process has allowed its products to be rounded to fewer bits.
+    """
+    if weight.dtype in (torch.float16, torch.bfloat16):
+        weight = weight.float()
+    if weight.dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest":
+        weight = weight.double()
+    return weight
+
+
+def rounding_margin(rows: int, columns: int, dtype: torch.dtype) -> float:
+    r"""Relative inflation that makes a computed Gram or Frobenius bound sound.
+
+    A computed product errs by :math:`\gamma_n |A| |B|`, in the Frobenius norm at most :math:`n \epsilon \|A\|_F \|B\|_F`, and
+    :math:`\|A\|_F^2 \le \sqrt{r} \|A^T A\|_F`. Each Gram step so adds :math:`n \sqrt{r} \epsilon`; errors of step k are divided
+    by 2^k in the final root, hence twice the first in all. The rest covers roots, exponents and the scaling of the weight.
+    """
+    small, large = sorted((rows, columns))
+    return torch.finfo(dtype).eps * (math.sqrt(small) * (large + 2 * small) / 2 + 2 * math.sqrt(small) + 64)
+
+
+class _Gram(torch.autograd.Function):
+    """Schatten norm of order 2^(steps+1), with the exact gradient of that norm at half the cost of differentiating the steps."""
+
+    @staticmethod
+    def forward(weight: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+        rows, columns = weight.shape[-2:]
+        # Powers of two, so that scaling rounds nothing; an all-zero matrix keeps scale 1.
+        peak = weight.abs().amax(dim=(-2, -1), keepdim=True)
+        exponent = torch.where(peak > 0, torch.frexp(peak)[1].to(weight.dtype), torch.zeros_like(peak))
+        scaled = torch.ldexp(weight, -exponent)
+        gram = scaled @ scaled.mT if rows <= columns else scaled.mT @ scaled
+        product, log2, fraction = None, exponent.squeeze(-1).squeeze(-1), 0.5
+        for step in range(steps):
+            size = torch.linalg.vector_norm(gram, dim=(-2, -1), keepdim=True)
+            shift = torch.where(size > 0, torch.frexp(size)[1].to(weight.dtype), torch.zeros_like(size))
+            gram = torch.ldexp(gram, -shift)
+            log2 = log2 + fraction * shift.squeeze(-1).squeeze(-1)
+            product = gram if product is None else product @ gram
+            if step < steps - 1:
+                gram, fraction = gram @ gram, fraction / 2  # symmetric: G^T G = G G
+        size = torch.linalg.vector_norm(gram, dim=(-2, -1))
+        bound = torch.exp2(log2) * size**fraction
+        assert product is not None
+        direction = product @ scaled if rows <= columns else scaled @ product
+        return bound, direction
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, int], output: tuple[Tensor, Tensor]) -> None:
+        bound, direction = output
+        ctx.save_for_backward(inputs[0], bound, direction)
+        ctx.mark_non_differentiable(direction)
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, None]:
+        if grad is None:
+            return None, None
+        weight, bound, direction = ctx.saved_tensors
+        # The norm is homogeneous of degree one, so <W, gradient> = bound (Euler): that fixes the length of the direction
+        # W M^(2^t - 1), whose own scale was lost to the rescaling.
+        inner = (weight * direction).sum(dim=(-2, -1))
+        factor = torch.where(inner > 0, grad * bound / torch.where(inner > 0, inner, torch.ones_like(inner)), torch.zeros_like(inner))
+        return direction * factor[..., None, None], None
+
+
+def gram_bound(weight: Tensor, steps: int = 6) -> Tensor:
+    r"""Sound upper bound of the spectral norm by Gram iteration: :math:`\|G_t\|_F^{1/2^t}`.
+
+    With :math:`M = W^T W` and :math:`G_t = M^{2^{t-1}}` this is the Schatten norm of order :math:`2^{t+1}`, at most
+    :math:`r^{1/2^{t+1}}` times the truth for r equal singular values, and exact for rank one. Differentiable once, exactly.
+
+    Parameters
+    ----------
+    weight : Tensor (..., m, n)
+    steps : number of Gram matrices t >= 1; each doubles the exponent.
+
+    Returns
+    -------
+    Tensor (...): the bound, inflated by a margin for rounding, in the dtype of ``weight`` (float32 for half precisions).
+
+    References
+    ----------
+    Efficient Bound of Lipschitz Constant for Convolutional Layers by Gram Iteration (Delattre et al., 2023), arXiv 2305.16173
+    """
+    if steps < 1:
+        raise ValueError(f"gram_bound needs steps >= 1, got {steps}")
+    with torch.autocast(weight.device.type, enabled=False):
+        exact = _exact_products(weight)
+        bound = _Gram.apply(exact, steps)[0]
+        bound = bound * (1.0 + rounding_margin(weight.shape[-2], weight.shape[-1], exact.dtype))
+        return bound.to(torch.promote_types(weight.dtype, torch.float32))
+
+
+def frobenius_bound(weight: Tensor) -> Tensor:
+    r"""Sound upper bound :math:`\|W\|_2 \le \|W\|_F`, shape (...) for weight (..., m, n). Loose by up to sqrt(rank)."""
+    exact = _exact_products(weight)
+    margin = torch.finfo(exact.dtype).eps * (math.sqrt(weight.shape[-2] * weight.shape[-1]) + 64)
+    # Squares of entries beyond 1e19 overflow and below 1e-19 vanish in float32: scale first. Zero gets gradient zero.
+    peak = exact.detach().abs().amax(dim=(-2, -1), keepdim=True)
+    peak = torch.where(peak > 0, peak, torch.ones_like(peak))
+    bound = torch.linalg.vector_norm(exact / peak, dim=(-2, -1)) * peak[..., 0, 0] * (1.0 + margin)
+    return bound.to(torch.promote_types(weight.dtype, torch.float32))
+
+
+def orthogonal_bound(matrix: Tensor) -> Tensor:
+    r"""Sound upper bound :math:`\|Q\|_2^2 \le 1 + \|Q^T Q - I\|_F`, tight where the shorter side is orthonormal up to rounding.
+
+    Gram iteration is loosest on such matrices (r equal singular values), this is loose only away from them. For any ``matrix``
+    (..., m, n); shape (...), without gradient: it measures a drift that rounding causes.
+    """
+    with torch.no_grad(), torch.autocast(matrix.device.type, enabled=False):
+        exact = _exact_products(matrix)
+        rows, columns = exact.shape[-2:]
+        gram = exact @ exact.mT if rows <= columns else exact.mT @ exact
+        small, large = sorted((rows, columns))
+        eye = torch.eye(small, dtype=exact.dtype, device=exact.device)
+        defect = torch.linalg.vector_norm(gram - eye, dim=(-2, -1))
+        size = torch.linalg.vector_norm(exact, dim=(-2, -1))
+        eps = torch.finfo(exact.dtype).eps
+        # Rounding of the product (n eps ||Q||_F^2) and of the subtraction and the norm, which only ever read `gram`.
+        bound = torch.sqrt(1.0 + defect * (1 + small * eps) + (large * eps) * size**2) * (1 + 8 * eps)
+        return bound.nan_to_num(nan=math.inf, posinf=math.inf)  # squares that overflowed bound nothing
+
+
+def power_iteration(
+    weight: Tensor, steps: int = 5, *, start: Tensor | None = None, generator: torch.Generator | None = None
+) -> tuple[Tensor, Tensor]:
+    r"""Estimate :math:`\sigma = u^T W v` after ``steps`` of :math:`v \leftarrow W^T u / |\cdot|`, :math:`u \leftarrow W v / |\cdot|`.
+
+    An estimate *from below*: :math:`\sigma \le \|W\|_2` always, and by how much is not known. Layers divided by it may expand.
+    The start is random: a constant one fails where it is orthogonal to the top singular vector.
+
+    Parameters
+    ----------
+    weight : Tensor (..., m, n); gradients flow through :math:`u^T W v` with u and v held fixed.
+    start : Tensor (..., m) or None: u of an earlier call, to go on from.
+
+    Returns
+    -------
+    sigma (...), u (..., m).
+
+    References
+    ----------
+    Spectral Normalization for Generative Adversarial Networks (Miyato et al., 2018), arXiv 1802.05957
+    """
+    detached = weight.detach()
+    if start is None:
+        shape = weight.shape[:-1]
+        start = torch.randn(shape, generator=generator, dtype=weight.dtype, device=generator.device if generator else weight.device)
+    left = torch.nn.functional.normalize(start.to(weight), dim=-1)
+    right = torch.zeros_like(detached[..., 0, :])
+    for _ in range(max(steps, 1)):
+        right = torch.nn.functional.normalize((detached.mT @ left[..., None])[..., 0], dim=-1)
+        left = torch.nn.functional.normalize((detached @ right[..., None])[..., 0], dim=-1)
+    sigma = (left * (weight @ right[..., None])[..., 0]).sum(-1)
+    return sigma, left
+
+
+def spectral_norm(weight: Tensor) -> Tensor:
+    """The largest singular value (...) of ``weight`` (..., m, n) by singular value decomposition in float64: the reference."""
+    return torch.linalg.matrix_norm(weight.double(), ord=2)

@@ -1,0 +1,106 @@
+"""The page's first lines: what was trained, on what, and the one number with its errors."""
+
+from __future__ import annotations
+
+import math
+
+from .folder import Run
+from .format import as_float, count, duration, number, plus_minus
+from .guarantees import guaranteed
+from .markup import Html, tag
+from .parts import tile
+
+__all__ = ["headline"]
+
+_TASKS = {"density": "Density estimation"}
+
+
+def headline(run: Run) -> Html:
+    """What was trained, on what, how long, and the figures worth seeing first."""
+    data, model, machine, rows = run.section("data"), run.section("model"), run.section("machine"), run.rows()
+    task = _TASKS.get(str(run.run.get("task")), str(run.run.get("task", "Training")))
+    parts = [f"{task} with an invertible residual network: {model.get('recipe', 'a flow')}"]
+    parts += [f" with {count(model['parameters'])} parameters"] if "parameters" in model else []
+    parts += [f", trained for {count(run.run['steps'])} steps"] if "steps" in run.run else []
+    parts += [f" on {count(rows['train'])} rows"] if "train" in rows else []
+    parts += [f" in {duration(run.run['seconds'])}"] if "seconds" in run.run else []
+    parts += [f" on {machine['device']}"] if "device" in machine else []
+    tiles = _other_tiles(run)
+    return tag(
+        "header",
+        tag("p", "iresnet report", class_="eyebrow"),
+        tag("h1", data.get("name", run.name)),
+        tag("p", "".join(parts) + ".", class_="lead"),
+        _status(run),
+        _main_tile(run),
+        tag("div", tiles, class_="tiles") if tiles else None,
+    )
+
+
+def _status(run: Run) -> Html | None:
+    """A banner for a run that has not ended: its figures are not final, and it can go on."""
+    status = run.run.get("status", "finished")
+    if status == "finished":
+        return None
+    reached = max((m["step"] for m in run.train + run.validation), default=0)
+    known = {"running": "This run was still going on", "interrupted": "This run was interrupted"}
+    words = known.get(str(status), f"The status of this run was \u2018{status}\u2019")
+    sentence = f"{words} at step {count(reached)} of {count(run.run.get('steps'))}; its figures are not final. "
+    return tag("p", sentence, "Add ", tag("code", "--resume"), " to its command to go on.", class_="banner")
+
+
+def _main_tile(run: Run) -> Html:
+    """The one number: bits per dimension where the data has levels, else nats a row; of validation if need be."""
+    evaluation = run.evaluation or {}
+    rows = f"{count(evaluation['rows'])} rows" if "rows" in evaluation else "rows"
+    for key, title, unit in (
+        ("bits_per_dim", "Held-out bits/dim", "bits per dimension, lower is better"),
+        ("log_prob", "Held-out log-likelihood", "nats a row, higher is better"),
+    ):
+        found = run.measured(key)
+        if found:
+            kind = f"{unit}; standard error from the finite {evaluation.get('split', 'held-out')} set of {rows}"
+            return tile(title, _with_errors(found), f"{kind}{_remainder(found)}", main=True)
+    best = run.best()
+    command = tag("code", f"iresnet evaluate {run.name}")
+    if best is None:
+        return tile("Held-out log-likelihood", "not yet known", ["measure it with ", command], main=True)
+    note = [f"nats a row, at step {count(best['step'])}; for the test set run ", command]
+    shown = _with_errors({**best, "value": best["log_prob"]})
+    return tile("Best validation log-likelihood", shown, note, main=True)
+
+
+def _with_errors(found: dict) -> str:
+    """The value with the finite set's error, and with the estimator's unless that is exactly zero."""
+    estimator = found.get("stderr_estimator")
+    errors = [found.get("stderr_data"), *([] if as_float(estimator) == 0 else [estimator])]
+    return plus_minus(found.get("value"), *errors)
+
+
+def _remainder(found: dict) -> str:
+    exact, bias = as_float(found.get("stderr_estimator")) == 0, as_float(found.get("bias"))
+    if exact and bias == 0:
+        return "; the log-determinant is exact"
+    second = "" if exact else ", then from the log-determinant's estimator"
+    return f"{second}; bias {'unknown' if math.isnan(bias) else f'at most {number(abs(bias), 2)}'}"
+
+
+def _other_tiles(run: Run) -> list[Html]:
+    tiles = []
+    above, trip = run.measured("nats_above_truth"), run.measured("roundtrip")
+    if above:
+        shown = plus_minus(above.get("value"), above.get("stderr"))
+        tiles.append(tile("Above the truth", shown, "nats a row worse than the true density; 0 is perfect"))
+    gain = as_float(run.measured("log_prob").get("value")) - run.baselines().get("full-covariance Gaussian", math.nan)
+    if math.isfinite(gain):
+        note = f"nats a row {'better' if gain >= 0 else 'worse'} than a full-covariance Gaussian"
+        tiles.append(tile("Against a Gaussian", number(abs(gain)), note))
+    if run.certificate is not None:
+        holds = guaranteed(run.certificate)
+        note = "each residual branch is certified to contract" if holds else "the certificate below says where and why"
+        tiles.append(tile("Inverse", "guaranteed" if holds else "not guaranteed", note))
+    if trip:
+        tiles.append(
+            tile("Round trip", number(trip.get("max_error"), 2), "largest |decode(encode(x)) \u2212 x| measured")
+        )
+    return tiles

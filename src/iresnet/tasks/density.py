@@ -1,0 +1,107 @@
+"""The density task: its loss, and figures of held-out rows with all their errors.
+
+A figure says two errors apart: the *estimator's*, of the log-determinants (its probes' standard error and its bias), and the *data's*,
+of a finite test set. Both are of the mean over rows, in nats per row and in the user's own units.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..flow import Flow
+from ..numerics.logdet import LogDet
+from ..numerics.noise import Noise
+from .rows import Batch, Rows
+
+__all__ = ["DensityLoss", "Figure", "evaluate", "score"]
+
+
+class DensityLoss(nn.Module):
+    """The training loss as one module, so that data-parallel training sees all of it, the log-determinant included.
+
+    ``forward`` returns the sum over rows of -log p(x | context), in nats and in the flow's units.
+    """
+
+    def __init__(self, flow: Flow) -> None:
+        super().__init__()
+        self.flow = flow
+
+    def forward(self, x: Tensor, context: Tensor | None, noise: Noise) -> Tensor:
+        return -self.flow.log_prob(x, context, noise=noise).sum()
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A mean over rows with its errors: ``stderr_estimator`` and ``bias`` of the estimator, ``stderr_data`` of the finite set."""
+
+    value: float
+    stderr_estimator: float
+    stderr_data: float
+    bias: float
+    rows: int
+
+    def scaled(self, factor: float, offset: float = 0.0) -> Figure:
+        """In another unit: ``value * factor + offset``."""
+        size = abs(factor)
+        errors = (self.stderr_estimator * size, self.stderr_data * size, self.bias * size)
+        return Figure(self.value * factor + offset, *errors, self.rows)
+
+
+def score(
+    flow: Flow,
+    rows: Rows,
+    *,
+    logdet: LogDet | None = None,
+    batch_size: int = 1024,
+    seed: int = 0,
+    progress: Callable[[int], None] | None = None,
+) -> Iterator[tuple[Batch, Tensor, Tensor, Tensor]]:
+    """Batches with log p in the user's units, its standard error and its bias, each (B,) float64 on the CPU.
+
+    Noise is a function of (seed, global row), so a row's numbers are the same alone, in any batch and on any rank.
+    """
+    flow.eval()
+    like, noise = flow.base.anchor, Noise(seed)
+    with torch.no_grad():
+        bound = flow.bind() if flow.context == 0 else None
+        for start in range(0, len(rows), batch_size):
+            batch = rows.batch(torch.arange(start, min(start + batch_size, len(rows))), noise, like)
+            target = bound if bound is not None else flow.bind(batch.context)
+            found = target.estimate(batch.x, logdet=logdet, noise=Noise(noise.at(0).seed, batch.rows))
+            value = found.value.double() + batch.log_jacobian
+            yield batch, value.cpu(), found.stderr.double().cpu(), found.bias.double().cpu()
+            if progress is not None:
+                progress(len(batch.rows))
+
+
+def evaluate(
+    flow: Flow,
+    rows: Rows,
+    *,
+    logdet: LogDet | None = None,
+    batch_size: int = 1024,
+    seed: int = 0,
+    progress: Callable[[int], None] | None = None,
+) -> tuple[Figure, Tensor]:
+    """The mean of log p over ``rows`` in nats and in the user's units, and each row's log p (N,).
+
+    Rows' estimator errors are independent, so that of the mean is their root mean square over sqrt(N).
+
+    Raises
+    ------
+    ValueError
+        If there are no rows.
+    """
+    if len(rows) == 0:
+        raise ValueError("there are no rows to evaluate")
+    parts = [part[1:] for part in score(flow, rows, logdet=logdet, batch_size=batch_size, seed=seed, progress=progress)]
+    value, stderr, bias = (torch.cat(column) for column in zip(*parts, strict=True))
+    count = len(value)
+    spread = float(value.std()) / math.sqrt(count) if count > 1 else math.nan
+    figure = Figure(float(value.mean()), float(stderr.square().sum().sqrt()) / count, spread, float(bias.mean()), count)
+    return figure, value

@@ -1,0 +1,326 @@
+"""The training loop: one that a reader understands, and that goes on after a crash as if nothing had been.
+
+All randomness is a function of (seed, step, global row): which rows make a batch, their dequantisation, the probes. So resuming needs
+no generator's state, only the step, and the result is the same bit for bit on the same number of ranks (on a CPU).
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from .bijections.chain import ChainTransform
+from .contract.branches import penalty
+from .flow import Flow
+from .numerics.logdet import LogDet
+from .numerics.noise import Noise
+from .numerics.series import PowerSeries
+from .parallel import Ranks
+from .tasks.density import DensityLoss, Figure, evaluate
+from .tasks.rows import Rows
+
+__all__ = ["Diverged", "Settings", "Trainer", "fit"]
+
+Record = dict[str, Any]
+Callback = Callable[[Record], None]
+
+_BATCHES, _PROBES = 2, 3  # places of a step's noise
+_CHECK_EVERY = 16  # on a GPU: looking at the loss makes the host wait
+
+
+class Diverged(RuntimeError):
+    """Training met a number that is not finite. The message names the block; the flow holds its last good state."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to train.
+
+    Parameters
+    ----------
+    steps : optimiser steps in all.
+    batch_size : rows a step, over all ranks.
+    lr : the peak learning rate of AdamW; warm-up over ``warmup`` steps, then a cosine to zero.
+    weight_decay, clip : decoupled weight decay, and the norm that gradients are clipped to.
+    ema : decay of the averaged weights that are validated and kept, reached gradually; 0 for none.
+    penalty : lambda of the soft constraint lambda * sum ||W||_2^2 added to the loss. It guarantees nothing.
+    seed : of everything random.
+    validate_every : steps between validations; None for a twentieth of all.
+    patience : validations without a new best after which to stop; None never stops early.
+    log_every : steps between training records.
+    """
+
+    steps: int = 2000
+    batch_size: int = 512
+    lr: float = 5e-3
+    warmup: int = 50
+    weight_decay: float = 0.0
+    clip: float = 1.0
+    ema: float = 0.99
+    penalty: float = 0.0
+    seed: int = 0
+    validate_every: int | None = None
+    patience: int | None = None
+    log_every: int = 20
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.batch_size < 1 or self.log_every < 1 or not self.lr > 0 or not 0 <= self.ema < 1:
+            raise ValueError("training needs steps, batch_size and log_every >= 1, lr > 0 and ema in [0, 1)")
+
+    @property
+    def validation_period(self) -> int:
+        """Steps between validations."""
+        return self.validate_every or max(1, self.steps // 20)
+
+    def rate(self, step: int) -> float:
+        """The learning rate of that step, counted from 0."""
+        warm = min(1.0, (step + 1) / max(1, min(self.warmup, self.steps // 4)))
+        return self.lr * warm * 0.5 * (1 + math.cos(math.pi * step / self.steps))
+
+
+class Trainer:
+    """Trains a flow on rows; :func:`fit` and the command line are thin clothes around it.
+
+    Parameters
+    ----------
+    flow : set up by ``flow.initialize``; trained in place. At the end it holds the best averaged weights.
+    train, validation : rows; without validation the last averaged weights are kept.
+    settings : how.
+    callbacks : each is called with every record: a dict with "split" ("train" or "validation"), "step", and numbers.
+    ranks : this process among others.
+    """
+
+    def __init__(
+        self,
+        flow: Flow,
+        train: Rows,
+        validation: Rows | None,
+        settings: Settings,
+        callbacks: Sequence[Callback] = (),
+        ranks: Ranks | None = None,
+    ) -> None:
+        if len(train) < 1:
+            raise ValueError("there are no rows to train on")
+        self.flow, self.rows, self.validation, self.settings = flow, train, validation, settings
+        self.callbacks = list(callbacks)
+        self.ranks = ranks or Ranks(0, 1, flow.base.anchor.device)
+        loss = DensityLoss(flow)
+        alone = self.ranks.count == 1
+        self.loss: nn.Module = loss if alone else DistributedDataParallel(loss)
+        self.parameters = [parameter for parameter in flow.parameters() if parameter.numel() > 0]
+        self.optimizer = torch.optim.AdamW(
+            self.parameters, lr=settings.lr, betas=(0.9, 0.99), weight_decay=settings.weight_decay
+        )
+        self.step, self.best, self.since_best, self.seconds = 0, -math.inf, 0, 0.0
+        self.average = {key: value.detach().clone() for key, value in flow.state_dict().items()}
+        self.best_state: dict[str, Tensor] | None = None
+        self.logdet: LogDet | None = flow.train_logdet if not isinstance(flow.train_logdet, PowerSeries) else PowerSeries(probes=2, tol=1e-3)
+        self._order: tuple[int, Tensor] | None = None
+        self._good = copy.deepcopy(self.average)
+
+    def places(self, step: int) -> Tensor:
+        """Which rows make the batch of that step: each epoch in an order of its own, a function of (seed, epoch)."""
+        size, count = min(self.settings.batch_size, len(self.rows)), len(self.rows)
+        found, position = [], step * size
+        while sum(map(len, found)) < size:
+            epoch, offset = divmod(position, count)
+            if self._order is None or self._order[0] != epoch:
+                key = Noise(self.settings.seed).at(_BATCHES, epoch).seed
+                self._order = (epoch, torch.randperm(count, generator=torch.Generator().manual_seed(key % 2**63)))
+            part = self._order[1][offset : offset + size - sum(map(len, found))]
+            found.append(part)
+            position += len(part)
+        return torch.cat(found)
+
+    def run(self, until: int | None = None, save: Callable[[Trainer], None] | None = None, save_every: int | None = None) -> None:
+        """Train up to step ``until`` (None: to the end), calling ``save`` every ``save_every`` steps and at the end.
+
+        Raises
+        ------
+        Diverged
+            If loss or gradient stop being finite; the flow then holds the last state known to be good.
+        """
+        settings, last = self.settings, min(until or self.settings.steps, self.settings.steps)
+        began, window, counted = time.monotonic() - self.seconds, None, 0
+        while self.step < last:
+            loss, norm = self._advance()
+            window, counted = loss if window is None else window + loss, counted + 1
+            look = self.ranks.device.type == "cpu" or self.step % _CHECK_EVERY == 0 or self.step == last
+            if look and not (math.isfinite(float(norm)) and math.isfinite(float(loss))):
+                self._diverged()
+            self.seconds = time.monotonic() - began
+            if self.step % settings.log_every == 0 or self.step == last:
+                record = {"loss": float(window) / counted, "grad_norm": float(norm), "lr": settings.rate(self.step - 1)}
+                self._tell("train", record)
+                window, counted = None, 0
+            if self.step % settings.validation_period == 0 or self.step == settings.steps:
+                self._validate()
+                self.seconds = time.monotonic() - began
+                if settings.patience is not None and self.since_best > settings.patience:
+                    self.stopped_early = True
+                    break
+            if save is not None and (self.step == last or (save_every and self.step % save_every == 0)):
+                save(self)
+        if save is not None and self.step < last:
+            save(self)
+        if self.step >= settings.steps or self.stopped_early:
+            self.flow.load_state_dict(self.best_state or self.average)
+            self.flow.eval()
+
+    stopped_early = False
+
+    def _advance(self) -> tuple[Tensor, Tensor]:
+        """One optimiser step; the mean loss in nats (user's units) and the norm of the gradient."""
+        settings, step = self.settings, self.step
+        self.flow.train()
+        everywhere = self.places(step)
+        key = Noise(settings.seed).at(_PROBES, step)
+        like = self.flow.base.anchor
+        batch = self.rows.batch(self.ranks.part(everywhere), key, like)
+        # The whole batch's mean on every rank: DDP averages over ranks, so each adds its share times their number.
+        total = self.loss(batch.x, batch.context, Noise(key.at(0).seed, batch.rows)) / len(everywhere)
+        objective = total * self.ranks.count
+        if settings.penalty:
+            objective = objective + settings.penalty * penalty(self.flow)
+        for group in self.optimizer.param_groups:
+            group["lr"] = settings.rate(step)
+        self.optimizer.zero_grad(set_to_none=True)
+        objective.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, settings.clip)
+        self.optimizer.step()
+        self.step += 1
+        self._follow()
+        told = torch.stack([total.detach().double(), -batch.log_jacobian.double().sum() / len(everywhere)])
+        return self.ranks.add(told).sum(), norm
+
+    def _follow(self) -> None:
+        """Move the averaged weights; what is not a float (flags, counters) is copied, not averaged."""
+        decay = min(self.settings.ema, (1 + self.step) / (10 + self.step)) if self.settings.ema else 0.0
+        with torch.no_grad():
+            mine, theirs = [], []
+            for key, value in self.flow.state_dict().items():
+                if value.is_floating_point():
+                    mine.append(self.average[key])
+                    theirs.append(value)
+                else:
+                    self.average[key].copy_(value)
+            torch._foreach_lerp_(mine, theirs, 1 - decay)
+
+    def _validate(self) -> None:
+        """Figures of the averaged weights on the validation rows, shared among ranks; keeps the best."""
+        self._good = {key: value.detach().clone() for key, value in self.flow.state_dict().items()}
+        if self.validation is None or len(self.validation) == 0:
+            self.best_state = {key: value.clone() for key, value in self.average.items()}
+            return
+        current = self._good
+        self.flow.load_state_dict(self.average)
+        figure = self._figure()
+        better = figure.value > self.best
+        if better:
+            self.best, self.since_best = figure.value, 0
+            self.best_state = {key: value.clone() for key, value in self.average.items()}
+        else:
+            self.since_best += 1
+        self.flow.load_state_dict(current)
+        record = {"log_prob": figure.value, "stderr_estimator": figure.stderr_estimator}
+        self._tell("validation", record | {"stderr_data": figure.stderr_data, "bias": figure.bias, "best": better})
+
+    def _figure(self) -> Figure:
+        assert self.validation is not None
+        rows = self.validation
+        if self.ranks.count > 1:
+            mine = self.ranks.part(torch.arange(len(rows)))
+            numbers = mine if rows.numbers is None else rows.numbers[mine]
+            rows = Rows(rows.values[mine], None if rows.context is None else rows.context[mine], rows.schema, numbers)
+        figure, values = evaluate(self.flow, rows, logdet=self.logdet, seed=self.settings.seed)
+        if self.ranks.count == 1:
+            return figure
+        count = len(values)
+        sums = torch.tensor(
+            [count, values.sum(), values.square().sum(), (figure.stderr_estimator * count) ** 2, figure.bias * count],
+            dtype=torch.float64,
+            device=self.ranks.device,
+        )
+        total, first, second, squares, bias = self.ranks.add(sums).tolist()
+        mean = first / total
+        spread = math.sqrt(max(second / total - mean**2, 0.0) / max(total - 1, 1))
+        return Figure(mean, math.sqrt(squares) / total, spread, bias / total, int(total))
+
+    def _tell(self, split: str, numbers: Record) -> None:
+        record = {"split": split, "step": self.step, "seconds": round(self.seconds, 3), **numbers}
+        for callback in self.callbacks:
+            callback(record)
+
+    def _diverged(self) -> None:
+        where = _first_bad(self.flow, self.rows.batch(self.places(self.step - 1)[:256], Noise(), self.flow.base.anchor))
+        self.flow.load_state_dict(self._good)
+        raise Diverged(
+            f"training met a number that is not finite at step {self.step}, {where}; the last good weights are kept: "
+            f"lower the learning rate (now {self.settings.lr:g}) or look at the data for extreme values"
+        )
+
+
+def _first_bad(flow: Flow, batch: Any) -> str:
+    """Where a batch first stops being finite."""
+    for name, parameter in flow.named_parameters():
+        if not bool(torch.isfinite(parameter).all()):
+            return f"first in the parameter {name}"
+    with torch.no_grad():
+        x, transform = batch.x, flow.bind(batch.context).transform
+        if not bool(torch.isfinite(x).all()):
+            return "in the data itself"
+        for index, part in enumerate(transform.parts if isinstance(transform, ChainTransform) else (transform,)):
+            x = part.forward(x)
+            if not bool(torch.isfinite(x).all()):
+                return f"first after block {index}"
+    return "in the gradient"
+
+
+def fit(
+    flow: Flow,
+    x: Tensor,
+    context: Tensor | None = None,
+    *,
+    steps: int = 2000,
+    batch_size: int = 512,
+    lr: float = 5e-3,
+    seed: int = 0,
+    validation: Tensor | tuple[Tensor, Tensor] | None = None,
+    callbacks: Sequence[Callback] = (),
+    **settings: Any,
+) -> list[Record]:
+    """Initialise ``flow`` on x (N, *) if it is not yet, train it in place by maximum likelihood, and return the history.
+
+    Parameters
+    ----------
+    flow : left in evaluation mode with the best averaged weights.
+    x, context : rows (N, *) and, for a conditional flow, (N, C).
+    steps, batch_size, lr, seed : see :class:`Settings`, as for the further ``settings``.
+    validation : rows, or (rows, context), that choose the best weights; None keeps the last averaged ones.
+    callbacks : called with each record.
+
+    Raises
+    ------
+    Diverged
+        If loss or gradient stop being finite.
+    """
+    held = validation if isinstance(validation, tuple) or validation is None else (validation, None)
+    history: list[Record] = []
+    flow.initialize(x, context)
+    trainer = Trainer(
+        flow,
+        Rows(x.cpu(), context),
+        None if held is None else Rows(held[0].cpu(), held[1]),
+        Settings(steps=steps, batch_size=batch_size, lr=lr, seed=seed, **settings),
+        [history.append, *callbacks],
+    )
+    trainer.run()
+    return history
