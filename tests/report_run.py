@@ -85,6 +85,7 @@ def certificate_of(blocks: list[dict]) -> dict:
     return {
         "holds": all(block["holds"] for block in blocks),
         "lipschitz": math.prod(1 + block["bound"] for block in blocks),
+        "amplification": None,
         "inverse_lipschitz": math.prod(1 / (1 - block["bound"]) for block in blocks),
         "blocks": blocks,
     }

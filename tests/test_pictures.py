@@ -99,7 +99,7 @@ def test_hostile_column_names_are_drawn_as_they_are(tmp_path: Path, name: str) -
 def test_pairs_with_constants_outliers_and_missing_values(tmp_path: Path) -> None:
     values = np.random.default_rng(0).normal(size=(400, 3))
     values[:, 1], values[0, 0], values[1, 0], values[2, 2] = 7.0, 1e30, math.nan, math.inf
-    image = pixels(pictures.pairs(tmp_path / "p.png", ["a", "b", "c"], values, values))
+    image = pixels(pictures.pairs(tmp_path / "p.png", ["a", "b", "c"], values))
     third = image.shape[0] // 3
     assert blue(image[2 * third :, :third]).sum() > 500  # the outlier did not squeeze the rest into a line
     with pytest.raises(UserError, match="'b' holds no finite number"):

@@ -1,6 +1,6 @@
-"""The report in a real browser: nothing sticks out at 400 and 1280 pixels, in light and dark, and all of it can be read.
+"""The report in a real browser: nothing sticks out at 400 and 1280 pixels, light or dark, and all of it can be read.
 
-A wrapper page holds the report in a frame of the wanted width and measures it; Chromium prints the finding with --dump-dom.
+A wrapper page holds the report in a frame of the wanted width and measures it; Chromium prints what was found.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-import report_run
 from sklearn.datasets import load_wine
 
+import report_run
 from iresnet import pictures
 from iresnet.report import write_report
 

@@ -20,6 +20,8 @@ __all__ = ["Base", "DiagonalNormal", "StandardNormal", "StudentT"]
 class Base(nn.Module):
     """A distribution of latents of ``shape``: ``log_prob`` (B, *) to (B,), and ``sample`` from stateless noise."""
 
+    anchor: Tensor
+
     def __init__(self, shape: tuple[int, ...] | int) -> None:
         super().__init__()
         self.shape = (shape,) if isinstance(shape, int) else tuple(shape)

@@ -10,7 +10,7 @@ from typing import Any
 
 from .errors import UserError
 
-__all__ = ["read_json", "write_atomic", "write_json"]
+__all__ = ["read_json", "to_json", "write_atomic", "write_json"]
 
 
 def write_atomic(path: str | os.PathLike[str], content: bytes | str) -> Path:
@@ -52,8 +52,13 @@ def _umask() -> int:
 
 
 def write_json(path: str | os.PathLike[str], content: Any) -> Path:
-    """``content`` as indented JSON, atomically; NaN and infinities are refused by strict readers and become null."""
-    return write_atomic(path, json.dumps(_finite(content), indent=2, allow_nan=False) + "\n")
+    """``content`` as indented JSON, atomically; see :func:`to_json`."""
+    return write_atomic(path, to_json(content) + "\n")
+
+
+def to_json(content: Any) -> str:
+    """``content`` as indented JSON. NaN and infinities, which strict readers refuse, become null."""
+    return json.dumps(_finite(content), indent=2, allow_nan=False)
 
 
 def _finite(value: Any) -> Any:

@@ -28,8 +28,8 @@ class Inversion(Solution):
     """A :class:`~iresnet.numerics.fixed_point.Solution` of a whole flow, with the three things one can say of its error.
 
     ``error_bound`` (B,) carries the blocks' bounds through all inverses: sound, but vacuous for a deep flow near its Lipschitz
-    bound. ``block_bounds`` (parts, B), data to latent, bound the error of each part alone. ``backward_error`` (B,) is the distance
-    of encode(value) from z in float64: tight.
+    bound. ``block_bounds`` (parts, B), data to latent, bound the error of each part alone. ``backward_error`` (B,) is the
+    distance of encode(value) from z in float64: tight.
     """
 
     block_bounds: Tensor
@@ -145,7 +145,7 @@ class Flow(nn.Module):
         return BoundFlow(self.bijection.bind(context), self.base, logdet, self.solver, self.training)
 
     def initialize(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """Set whitening and ActNorm from data x (N, *), once and explicitly; return the latents. Before, both are the identity."""
+        """Set whitening and ActNorm from data x (N, *), once; return the latents. Before, both are the identity."""
         with torch.no_grad():
             context = self._context(context)
             if context is not None and self.embed is not None:
@@ -172,8 +172,8 @@ class Flow(nn.Module):
         x : (B, *shape).
         context : (C,) for all rows, (B, C), or None.
         logdet : the estimator; None for ``train_logdet`` or ``eval_logdet`` by mode.
-        noise : its randomness. None: in training drawn from torch's generator, in evaluation fixed and shared by all rows, so that
-            the same x has the same density. ``Noise(seed, rows)`` gives each row its own, independent and reproducible.
+        noise : its randomness. None: in training drawn from torch's generator, in evaluation fixed and shared by all rows, so
+            that the same x has the same density. ``Noise(seed, rows)`` gives each row its own, independent and reproducible.
 
         Raises
         ------
@@ -186,9 +186,7 @@ class Flow(nn.Module):
         """Latents z (B, *) of x (B, *), differentiable."""
         return self.bind(context).encode(self._data(x))
 
-    def invert(
-        self, z: Tensor, context: Tensor | None = None, *, solver: Solver | None = None, throw: bool = True
-    ) -> Inversion:
+    def invert(self, z: Tensor, context: Tensor | None = None, *, solver: Solver | None = None, throw: bool = True) -> Inversion:
         """Data x of latents z (B, *), with error bounds, without gradients.
 
         Raises
@@ -236,7 +234,9 @@ class Flow(nn.Module):
         if n < 1:
             raise ValueError(f"sample needs n >= 1, got {n}")
         if context is not None and context.dim() == 2 and context.shape[0] != n:
-            raise ValueError(f"{n} samples need a context of shape ({self.context},) or ({n}, {self.context}), got {tuple(context.shape)}")
+            raise ValueError(
+                f"{n} samples need a context of shape ({self.context},) or ({n}, {self.context}), got {tuple(context.shape)}"
+            )
         if noise is None:
             place = generator.device if generator is not None else "cpu"
             seed = int(torch.randint(0, 2**62, (), generator=generator, device=place))

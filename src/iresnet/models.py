@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -27,10 +28,11 @@ def _remembered(assemble: Callable[..., Flow]) -> Callable[..., Flow]:
     """The function, whose result carries ``recipe``: its name and literal arguments, which is what a checkpoint stores."""
 
     @functools.wraps(assemble)
-    def build(features: int, **arguments: Any) -> Flow:
-        flow = assemble(features, **arguments)
+    def build(*given: Any, **named: Any) -> Flow:
+        flow = assemble(*given, **named)
+        arguments = inspect.signature(assemble).bind(*given, **named).arguments
         literal = {key: _literal(value) for key, value in arguments.items()}
-        flow.recipe = {"name": assemble.__name__, "arguments": {"features": features, **literal}}  # type: ignore[assignment]
+        flow.recipe = {"name": assemble.__name__, "arguments": literal}  # type: ignore[assignment]
         return flow
 
     return build
@@ -52,7 +54,7 @@ def dense_flow(
     family: str = "sandwich",
     whiten: Tensor | bool | None = None,
     *,
-    nonlinearity: str | None = None,
+    nonlinearity: str = "tanh",
     base: str = "normal",
 ) -> Flow:
     """A residual flow for vectors: whitening, then ``blocks`` times ActNorm and a residual block, then ActNorm.
@@ -67,7 +69,7 @@ def dense_flow(
     family : how it is held, one of :data:`iresnet.contract.FAMILIES`. "sandwich" and "gram" are sound.
     whiten : None or True for a full-covariance whitening that ``flow.initialize`` sets; a tensor (N, d) to set it from at once;
         False for none.
-    nonlinearity : an activation by name; None for ELU with sandwich layers and tanh with the others.
+    nonlinearity : an activation by name.
     base : "normal" for N(0, I), "diagonal" for learned mean and scale, "student" for heavy tails.
 
     Raises
@@ -83,8 +85,10 @@ def dense_flow(
     embed = nn.Sequential(nn.Linear(context, width), nn.SiLU()) if context else None
     parts: list[Bijection] = [] if whiten is False else [Whiten(features)]
     for _ in range(blocks):
-        name = nonlinearity or ("elu" if family == "sandwich" else "tanh")
-        parts += [ActNorm(features, width), Residual(dense_branch(family, features, hidden, lipschitz, name, width))]
+        parts += [
+            ActNorm(features, width),
+            Residual(dense_branch(family, features, hidden, lipschitz, nonlinearity, width)),
+        ]
     parts.append(ActNorm(features, width))
     train, evaluate = _estimators(features)
     flow = Flow(Chain(parts), BASES[base](features), context=context, embed=embed, train_logdet=train, eval_logdet=evaluate)

@@ -1,7 +1,7 @@
 """The training loop: one that a reader understands, and that goes on after a crash as if nothing had been.
 
-All randomness is a function of (seed, step, global row): which rows make a batch, their dequantisation, the probes. So resuming needs
-no generator's state, only the step, and the result is the same bit for bit on the same number of ranks (on a CPU).
+All randomness is a function of (seed, step, global row): which rows make a batch, their dequantisation, the probes. So resuming
+needs no generator's state, only the step, and the result is the same bit for bit on the same number of ranks (on a CPU).
 """
 
 from __future__ import annotations
@@ -10,20 +10,20 @@ import copy
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from .bijections.chain import ChainTransform
 from .contract.branches import penalty
 from .flow import Flow
+from .guard import Diverged, first_bad
 from .numerics.logdet import LogDet
 from .numerics.noise import Noise
 from .numerics.series import PowerSeries
 from .parallel import Ranks
+from .settings import Settings
 from .tasks.density import DensityLoss, Figure, evaluate
 from .tasks.rows import Rows
 
@@ -34,56 +34,6 @@ Callback = Callable[[Record], None]
 
 _BATCHES, _PROBES = 2, 3  # places of a step's noise
 _CHECK_EVERY = 16  # on a GPU: looking at the loss makes the host wait
-
-
-class Diverged(RuntimeError):
-    """Training met a number that is not finite. The message names the block; the flow holds its last good state."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How to train.
-
-    Parameters
-    ----------
-    steps : optimiser steps in all.
-    batch_size : rows a step, over all ranks.
-    lr : the peak learning rate of AdamW; warm-up over ``warmup`` steps, then a cosine to zero.
-    weight_decay, clip : decoupled weight decay, and the norm that gradients are clipped to.
-    ema : decay of the averaged weights that are validated and kept, reached gradually; 0 for none.
-    penalty : lambda of the soft constraint lambda * sum ||W||_2^2 added to the loss. It guarantees nothing.
-    seed : of everything random.
-    validate_every : steps between validations; None for a twentieth of all.
-    patience : validations without a new best after which to stop; None never stops early.
-    log_every : steps between training records.
-    """
-
-    steps: int = 2000
-    batch_size: int = 512
-    lr: float = 5e-3
-    warmup: int = 50
-    weight_decay: float = 0.0
-    clip: float = 1.0
-    ema: float = 0.99
-    penalty: float = 0.0
-    seed: int = 0
-    validate_every: int | None = None
-    patience: int | None = None
-    log_every: int = 20
-
-    def __post_init__(self) -> None:
-        if self.steps < 1 or self.batch_size < 1 or self.log_every < 1 or not self.lr > 0 or not 0 <= self.ema < 1:
-            raise ValueError("training needs steps, batch_size and log_every >= 1, lr > 0 and ema in [0, 1)")
-
-    @property
-    def validation_period(self) -> int:
-        """Steps between validations."""
-        return self.validate_every or max(1, self.steps // 20)
-
-    def rate(self, step: int) -> float:
-        """The learning rate of that step, counted from 0."""
-        warm = min(1.0, (step + 1) / max(1, min(self.warmup, self.steps // 4)))
-        return self.lr * warm * 0.5 * (1 + math.cos(math.pi * step / self.steps))
 
 
 class Trainer:
@@ -116,15 +66,20 @@ class Trainer:
         alone = self.ranks.count == 1
         self.loss: nn.Module = loss if alone else DistributedDataParallel(loss)
         self.parameters = [parameter for parameter in flow.parameters() if parameter.numel() > 0]
-        self.optimizer = torch.optim.AdamW(
-            self.parameters, lr=settings.lr, betas=(0.9, 0.99), weight_decay=settings.weight_decay
-        )
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=settings.lr, betas=(0.9, 0.99), weight_decay=settings.weight_decay)
         self.step, self.best, self.since_best, self.seconds = 0, -math.inf, 0, 0.0
         self.average = {key: value.detach().clone() for key, value in flow.state_dict().items()}
         self.best_state: dict[str, Tensor] | None = None
-        self.logdet: LogDet | None = flow.train_logdet if not isinstance(flow.train_logdet, PowerSeries) else PowerSeries(probes=2, tol=1e-3)
+        self.logdet: LogDet | None = (
+            flow.train_logdet if not isinstance(flow.train_logdet, PowerSeries) else PowerSeries(probes=2, tol=1e-3)
+        )
         self._order: tuple[int, Tensor] | None = None
-        self._good = copy.deepcopy(self.average)
+        self.stopped_early = False
+        self.remember()
+
+    def remember(self) -> None:
+        """Take the present weights as good: what is gone back to if training diverges."""
+        self._good = {key: value.detach().clone() for key, value in self.flow.state_dict().items()}
 
     def places(self, step: int) -> Tensor:
         """Which rows make the batch of that step: each epoch in an order of its own, a function of (seed, epoch)."""
@@ -140,8 +95,16 @@ class Trainer:
             position += len(part)
         return torch.cat(found)
 
-    def run(self, until: int | None = None, save: Callable[[Trainer], None] | None = None, save_every: int | None = None) -> None:
-        """Train up to step ``until`` (None: to the end), calling ``save`` every ``save_every`` steps and at the end.
+    def run(
+        self,
+        until: int | None = None,
+        save: Callable[[Trainer], None] | None = None,
+        save_every: int | None = None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> bool:
+        """Train up to step ``until`` (None: to the end), calling ``save`` every ``save_every`` steps and when it ends.
+
+        ``stop`` is asked after each step. Returns whether training is complete; the flow then holds the best averaged weights.
 
         Raises
         ------
@@ -151,7 +114,7 @@ class Trainer:
         settings, last = self.settings, min(until or self.settings.steps, self.settings.steps)
         began, window, counted = time.monotonic() - self.seconds, None, 0
         while self.step < last:
-            loss, norm = self._advance()
+            loss, norm, halt = self._advance(stop())
             window, counted = loss if window is None else window + loss, counted + 1
             look = self.ranks.device.type == "cpu" or self.step % _CHECK_EVERY == 0 or self.step == last
             if look and not (math.isfinite(float(norm)) and math.isfinite(float(loss))):
@@ -162,23 +125,31 @@ class Trainer:
                 self._tell("train", record)
                 window, counted = None, 0
             if self.step % settings.validation_period == 0 or self.step == settings.steps:
-                self._validate()
+                self.validate()
                 self.seconds = time.monotonic() - began
                 if settings.patience is not None and self.since_best > settings.patience:
                     self.stopped_early = True
                     break
-            if save is not None and (self.step == last or (save_every and self.step % save_every == 0)):
+            if halt:
+                break
+            if save is not None and save_every and self.step % save_every == 0 and self.step < last:
                 save(self)
-        if save is not None and self.step < last:
+        if save is not None:
             save(self)
-        if self.step >= settings.steps or self.stopped_early:
+        complete = self.step >= settings.steps or self.stopped_early
+        if complete:
             self.flow.load_state_dict(self.best_state or self.average)
             self.flow.eval()
+        return complete
 
-    stopped_early = False
+    def best_flow(self) -> Flow:
+        """A copy of the flow with the best averaged weights so far, in evaluation mode."""
+        flow = copy.deepcopy(self.flow)
+        flow.load_state_dict(self.best_state or self.average)
+        return flow.eval()
 
-    def _advance(self) -> tuple[Tensor, Tensor]:
-        """One optimiser step; the mean loss in nats (user's units) and the norm of the gradient."""
+    def _advance(self, stop: bool) -> tuple[Tensor, Tensor, bool]:
+        """One optimiser step: the mean loss in nats (user's units), the gradient's norm, and whether any rank wants to stop."""
         settings, step = self.settings, self.step
         self.flow.train()
         everywhere = self.places(step)
@@ -198,8 +169,11 @@ class Trainer:
         self.optimizer.step()
         self.step += 1
         self._follow()
-        told = torch.stack([total.detach().double(), -batch.log_jacobian.double().sum() / len(everywhere)])
-        return self.ranks.add(told).sum(), norm
+        loss = total.detach().double() - batch.log_jacobian.double().sum() / len(everywhere)
+        if self.ranks.count == 1:
+            return loss, norm, stop
+        told = self.ranks.add(torch.stack([loss, torch.full_like(loss, float(stop))]))
+        return told[0], norm, bool(told[1] > 0)
 
     def _follow(self) -> None:
         """Move the averaged weights; what is not a float (flags, counters) is copied, not averaged."""
@@ -212,11 +186,11 @@ class Trainer:
                     theirs.append(value)
                 else:
                     self.average[key].copy_(value)
-            torch._foreach_lerp_(mine, theirs, 1 - decay)
+            torch._foreach_lerp_(mine, theirs, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
 
-    def _validate(self) -> None:
+    def validate(self) -> None:
         """Figures of the averaged weights on the validation rows, shared among ranks; keeps the best."""
-        self._good = {key: value.detach().clone() for key, value in self.flow.state_dict().items()}
+        self.remember()
         if self.validation is None or len(self.validation) == 0:
             self.best_state = {key: value.clone() for key, value in self.average.items()}
             return
@@ -260,28 +234,12 @@ class Trainer:
             callback(record)
 
     def _diverged(self) -> None:
-        where = _first_bad(self.flow, self.rows.batch(self.places(self.step - 1)[:256], Noise(), self.flow.base.anchor))
+        where = first_bad(self.flow, self.rows.batch(self.places(self.step - 1)[:256], Noise(), self.flow.base.anchor))
         self.flow.load_state_dict(self._good)
         raise Diverged(
             f"training met a number that is not finite at step {self.step}, {where}; the last good weights are kept: "
             f"lower the learning rate (now {self.settings.lr:g}) or look at the data for extreme values"
         )
-
-
-def _first_bad(flow: Flow, batch: Any) -> str:
-    """Where a batch first stops being finite."""
-    for name, parameter in flow.named_parameters():
-        if not bool(torch.isfinite(parameter).all()):
-            return f"first in the parameter {name}"
-    with torch.no_grad():
-        x, transform = batch.x, flow.bind(batch.context).transform
-        if not bool(torch.isfinite(x).all()):
-            return "in the data itself"
-        for index, part in enumerate(transform.parts if isinstance(transform, ChainTransform) else (transform,)):
-            x = part.forward(x)
-            if not bool(torch.isfinite(x).all()):
-                return f"first after block {index}"
-    return "in the gradient"
 
 
 def fit(

@@ -85,7 +85,9 @@ class AffineTransform:
         return (z - self.shift) * torch.exp(-self.log_scale)
 
     def lipschitz(self) -> tuple[float, float]:
-        low, high = torch.aminmax(self.log_scale.detach().double() if self.shift.device.type != "mps" else self.log_scale.detach())
+        low, high = torch.aminmax(
+            self.log_scale.detach().double() if self.shift.device.type != "mps" else self.log_scale.detach()
+        )
         return float(torch.exp(high)), float(torch.exp(-low))
 
     def select(self, rows: Tensor) -> AffineTransform:

@@ -1,7 +1,7 @@
 """What a bijection is: data to latent is ``forward``, and bound to a context it is a pure transform.
 
-A :class:`Bijection` is a module; ``bind(context)`` turns its parameters into a :class:`Transform` once, which then maps, inverts and
-measures volume without looking at the module again. Log-determinants have shape (B,).
+A :class:`Bijection` is a module; ``bind(context)`` turns its parameters into a :class:`Transform` once, which then maps,
+inverts and measures volume without looking at the module again. Log-determinants have shape (B,).
 """
 
 from __future__ import annotations

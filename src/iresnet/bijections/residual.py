@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from ..contract.base import Bound, Branch
-from ..numerics.fixed_point import Solution, Solver, implicit
+from ..numerics.fixed_point import Solution, Solver
+from ..numerics.implicit import implicit
 from ..numerics.logdet import Estimate, LogDet
 from ..numerics.noise import Noise
 from .base import Bijection

@@ -26,7 +26,8 @@ class Whiten(Bijection):
     Parameters
     ----------
     features : d.
-    floor : eigenvalues of the covariance below ``floor`` times the largest are raised to it. ``floored`` says how many were: as many
+    floor : eigenvalues of the covariance below ``floor`` times the largest are raised to it. ``floored`` says how many were: as
+    many
         directions have (nearly) no spread, and a density there is unbounded.
     """
 

@@ -48,19 +48,23 @@ __all__ = [
 # The largest slope of x sigmoid(x), at the root of 2 sigmoid'(x) + x sigmoid''(x), x = 2.39936...
 _SWISH_SLOPE = 1.099839320128867
 
+# Where e^-x is far below the rounding of x in float64, and e^x still finite in float32.
+_SOFTPLUS_THRESHOLD = 40.0
+
 
 @dataclass(frozen=True)
 class Activation:
     """A nonlinearity on the last dimension, (B, n) to (B, ``expand`` * n).
 
     ``lipschitz`` is its Euclidean Lipschitz constant; ``slope`` the range of its derivative if it acts on each entry alone
-    (``elementwise``). ``monotone``, slope within [0, 1], is what sandwich layers ask for.
+    (``elementwise``). ``monotone``, slope within [0, 1], is what sandwich layers ask for. n must be a multiple of ``group``.
     """
 
     lipschitz: ClassVar[float] = 1.0
     slope: ClassVar[tuple[float, float]] = (0.0, 1.0)
     elementwise: ClassVar[bool] = True
     expand: ClassVar[int] = 1
+    group: ClassVar[int] = 1
 
     @property
     def monotone(self) -> bool:
@@ -119,10 +123,11 @@ class Softplus(Activation):
     """ln(1 + e^x)."""
 
     def __call__(self, x: Tensor) -> Tensor:
-        return torch.nn.functional.softplus(x)
+        # torch goes over to x beyond a threshold; at its own of 20 that is a jump of 2e-9, which no Lipschitz function has.
+        return torch.nn.functional.softplus(x, threshold=_SOFTPLUS_THRESHOLD)
 
     def with_slope(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return torch.nn.functional.softplus(x), torch.sigmoid(x)
+        return self(x), torch.sigmoid(x)
 
 
 class LipSwish(Activation):
@@ -154,6 +159,7 @@ class MaxMin(Activation):
     """Each pair of neighbours sorted, largest first; needs an even width. Preserves the gradient's norm."""
 
     elementwise: ClassVar[bool] = False
+    group: ClassVar[int] = 2
 
     def __call__(self, x: Tensor) -> Tensor:
         pairs = x.unflatten(-1, (-1, 2))

@@ -22,8 +22,8 @@ Guarantee = Literal["sound", "estimate", "none"]
 class Bound(Protocol):
     """A branch with its weights constrained and its context taken in: a pure, row-wise function g of x (B, *).
 
-    ``lipschitz`` is a sound upper bound of its constant, infinite if there is none. ``tensors`` are all that it depends on, in the
-    autograd graph of the parameters. A bound may offer more: ``linearize(x)`` with its own derivatives (see
+    ``lipschitz`` is a sound upper bound of its constant, infinite if there is none. ``tensors`` are all that it depends on, in
+    the autograd graph of the parameters. A bound may offer more: ``linearize(x)`` with its own derivatives (see
     :mod:`iresnet.numerics.linearize`), and ``rounding(x)``, a bound (B,) of the rounding error of one evaluation.
     """
 

@@ -62,6 +62,9 @@ class DenseBranch(Branch):
             raise ValueError(f"lipschitz must lie in (0, 1) for x + g(x) to be invertible, got {lipschitz}")
         self.features, self.hidden, self.lipschitz = features, tuple(hidden), float(lipschitz)
         self.activation, self.context = activation(nonlinearity), context
+        if any(width % self.activation.group for width in self.hidden):
+            name, group = type(self.activation).__name__, self.activation.group
+            raise ValueError(f"{name} needs hidden widths that are multiples of {group}, got {self.hidden}")
         self.biases = nn.ParameterList(nn.Parameter(torch.zeros(width)) for width in (*hidden, features))
         # One product gives the shifts of all layers. The output's shift starts at zero, so that a new block is the identity.
         self.shift = nn.Linear(context, sum(self.hidden) + features, bias=False) if context else None
@@ -188,7 +191,9 @@ def _bjorck(weight: Tensor, steps: int) -> Tensor:
     return small if weight.shape[-2] >= weight.shape[-1] else small.mT
 
 
-def dense_branch(family: str, features: int, hidden: Sequence[int], lipschitz: float, nonlinearity: str, context: int) -> DenseBranch:
+def dense_branch(
+    family: str, features: int, hidden: Sequence[int], lipschitz: float, nonlinearity: str, context: int
+) -> DenseBranch:
     """The dense branch of that family, one of :data:`FAMILIES`.
 
     Raises

@@ -73,7 +73,10 @@ class DenseBound:
         if dtype == self.dtype:
             return self
         weights = tuple(weight.to(dtype) for weight in self.weights)
-        return replace(self, weights=weights, offsets=tuple(offset.to(dtype) for offset in self.offsets))
+        # Rounding to fewer bits may lengthen a weight: what was certified of the old ones is not known of the new.
+        narrower = torch.finfo(dtype).eps > torch.finfo(self.dtype).eps
+        certified = None if narrower else self.certified
+        return replace(self, weights=weights, offsets=tuple(offset.to(dtype) for offset in self.offsets), certified=certified)
 
     def __call__(self, x: Tensor) -> Tensor:
         hidden = x
@@ -145,4 +148,3 @@ class DenseBound:
 def _affine(x: Tensor, weight: Tensor, offset: Tensor) -> Tensor:
     """W x + b in one fused call where the offset is shared by all rows."""
     return linear(x, weight, offset) if offset.dim() == 1 else torch.addmm(offset, x, weight.mT)
-

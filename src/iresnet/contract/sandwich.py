@@ -4,9 +4,9 @@ If the rows of [A B] have :math:`A A^T + B B^T \preceq I` and s acts on each ent
 
 .. math:: h \mapsto \sqrt 2\, A^T \Psi\, s(\sqrt 2\, \Psi^{-1} B h + b), \qquad \Psi > 0 \text{ diagonal},
 
-is 1-Lipschitz: with v, u the changes before and after s, :math:`u^T \Lambda (v - u) \ge 0` for every diagonal :math:`\Lambda \ge 0`,
-and completing the square gives :math:`\|\sqrt 2 A^T u\|^2 \le \|h\|^2`. Layers fold into each other, so that a branch costs what a
-plain perceptron of these widths costs:
+is 1-Lipschitz: with v, u the changes before and after s, :math:`u^T \Lambda (v - u) \ge 0` for every diagonal :math:`\Lambda
+\ge 0`, and completing the square gives :math:`\|\sqrt 2 A^T u\|^2 \le \|h\|^2`. Layers fold into each other, so that a branch
+costs what a plain perceptron of these widths costs:
 
 .. math:: W_1 = \sqrt{2c}\, \Psi_1^{-1} B_1, \quad W_l = 2 \Psi_l^{-1} B_l A_{l-1}^T \Psi_{l-1}, \quad
           W_n = \sqrt{2c}\, S A_{n-1}^T \Psi_{n-1},
@@ -42,11 +42,14 @@ _PSI_LIMIT = 8.0
 def cayley(square: Tensor, rest: Tensor) -> Tensor:
     r"""A matrix (..., n + m, n) with orthonormal columns, from X (..., n, n) and Y (..., m, n), unconstrained.
 
-    :math:`Z = X - X^T + Y^T Y`, :math:`Q = [(I - Z)(I + Z)^{-1};\, -2 Y (I + Z)^{-1}]`. The symmetric part of I + Z is at least I, so
-    the inverse always exists.
+    :math:`Z = X - X^T + Y^T Y`, :math:`Q = [(I - Z)(I + Z)^{-1};\, -2 Y (I + Z)^{-1}]`. The symmetric part of I + Z is
+    at least I, so the inverse always exists.
     """
     eye = torch.eye(square.shape[-1], dtype=square.dtype, device=square.device)
-    inverse = torch.linalg.inv(eye + square - square.mT + rest.mT @ rest)
+    skewed = square - square.mT + rest.mT @ rest
+    # Where Z is so large that rounding swallows I, the sum could be singular: as much as rounding takes keeps it regular.
+    ridge = 2 * torch.finfo(square.dtype).eps * torch.linalg.matrix_norm(skewed.detach())
+    inverse = torch.linalg.inv(skewed + (1 + ridge)[..., None, None] * eye)
     return torch.cat((2 * inverse - eye, -2 * rest @ inverse), -2)
 
 
@@ -66,13 +69,15 @@ class SandwichBranch(DenseBranch):
         features: int,
         hidden: Sequence[int] = (64, 64),
         lipschitz: float = 0.97,
-        nonlinearity: str | Activation = "elu",
+        nonlinearity: str | Activation = "tanh",
         context: int = 0,
     ) -> None:
         super().__init__(features, hidden, lipschitz, nonlinearity, context)
         if not self.activation.monotone:
             name = type(self.activation).__name__
-            raise ValueError(f"sandwich layers need a monotone activation with slope in [0, 1], which {name} is not; try 'elu'")
+            raise ValueError(
+                f"sandwich layers need a monotone activation with slope in [0, 1], which {name} is not; try 'tanh' or 'elu'"
+            )
         self.square, self.rest = nn.ParameterList(), nn.ParameterList()
         for inner, outputs, inputs in self._shapes():
             columns = min(inner, outputs + inputs)

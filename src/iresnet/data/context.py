@@ -129,7 +129,7 @@ def _level_order(level: str) -> tuple[bool, float, str]:
 
 
 def fit_context(name: str, values: np.ndarray, train: np.ndarray, kind: str = "auto") -> ContextColumn:
-    """Describe a context column: ``values`` (N,) of all rows, for the levels; ``train`` (T,) row positions, for the scale.
+    """Describe a context column from ``values`` (N,) of all rows, and its scale from the rows at ``train`` (T,) alone.
 
     ``kind`` is ``"label"``, ``"number"`` or ``"auto"``: text is a class, and so are whole numbers with few values.
 

@@ -24,7 +24,7 @@ _CHUNK = 1 << 19  # pairs (point, node) held at once: 4 MiB in float64, about wh
 
 
 class Curve(NamedTuple):
-    """A curve as quadrature nodes: ``points`` (K, 2) float64 and ``log_weights`` (K,) float64 whose exponentials sum to 1."""
+    """A curve as quadrature nodes: ``points`` (K, 2) and ``log_weights`` (K,), whose exponentials sum to 1; float64."""
 
     points: Tensor
     log_weights: Tensor
@@ -73,7 +73,7 @@ def box_gaussian(width: float, scale: float, far: bool = False) -> Callable[[Ten
 
 
 def curve_log_density(x: Tensor, curve: Curve, noise: Callable[[Tensor], Tensor]) -> Tensor:
-    """log p(x) (B,) of points ``x`` (B, 2) for a curve and the log-density of its noise; in chunks, so memory is flat."""
+    """log p(x) (B,) of points ``x`` (B, 2) for a curve and its noise's log-density; in chunks, so memory is flat."""
     rows = max(1, _CHUNK // len(curve.points))
     return torch.cat(
         [
@@ -85,7 +85,7 @@ def curve_log_density(x: Tensor, curve: Curve, noise: Callable[[Tensor], Tensor]
 
 
 def circle_log_density(x: Tensor, radius: float, scale: float) -> Tensor:
-    r"""log p(x) (B,) of a uniform angle on a circle about the origin plus Gaussian noise of standard deviation ``scale``.
+    r"""log p(x) (B,) of a uniform angle on a circle about the origin plus N(0, scale^2) on either axis.
 
     In closed form :math:`\log I_0(r R / s^2) - (r^2 + R^2) / 2s^2 - \log 2 \pi s^2`, with the exponential taken out
     of the Bessel function so that nothing overflows.

@@ -34,8 +34,9 @@ class Split:
 class Dataset:
     """Training, validation and test rows with their schema.
 
-    ``log_density(values, context=None)`` is the true log-density (N,) in nats where it is known: of the values, or given
-    the context if the data are conditional and it is passed. ``warnings`` are for the user to act on, ``notes`` to know.
+    ``log_density(values, context=None)`` is the true log-density (N,) in nats where it is known: of the values, or
+    given the context if the data are conditional and it is passed. ``warnings`` call for a choice of the user's,
+    ``notes`` do not.
     """
 
     name: str

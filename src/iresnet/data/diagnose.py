@@ -30,7 +30,11 @@ _KINDS = {
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """One finding: ``kind`` is constant, discrete, atom, duplicate or dependent; ``resolution`` is that to dequantise at, if that helps."""
+    """One finding about ``columns``.
+
+    ``kind`` is constant, discrete, atom, duplicate or dependent; ``resolution`` is the one to dequantise at, if that
+    helps. Of a duplicate the copy comes last, of dependent columns the one to drop comes first.
+    """
 
     columns: tuple[str, ...]
     kind: str
@@ -73,16 +77,18 @@ def _column(name: str, column: np.ndarray, dequantized: bool) -> Diagnosis | Non
         return None
     step = find_grid(column)
     if step is not None and len(column) >= _REPEATS * len(levels):
+        often = len(column) / len(levels)
         text = (
-            f"{name} holds {len(levels)} levels, {step:.10g} apart or multiples of it, each {len(column) / len(levels):.0f} times on average: "
-            f"its density is unbounded there; dequantise it with --dequantize {name}={step:.10g} or --drop {name}"
+            f"{name} holds {len(levels)} levels, {step:.10g} apart or multiples of it, each {often:.0f} times on "
+            f"average: its density is unbounded there; dequantise it with --dequantize "
+            f"{name}={step:.10g} or --drop {name}"
         )
         return Diagnosis((name,), "discrete", text, step)
     if len(levels) <= _FEW and len(column) >= _REPEATS * len(levels):
         gap = float(np.diff(levels).min())
         text = (
-            f"{name} holds {len(levels)} values that are on no regular grid: its density is unbounded there; --drop {name}, "
-            f"condition on it with --context {name}, or round it to a grid (its smallest gap is {gap:g})"
+            f"{name} holds {len(levels)} values that are on no regular grid: its density is unbounded there; "
+            f"--drop {name}, condition on it with --context {name}, or round it to a grid (its smallest gap is {gap:g})"
         )
         return Diagnosis((name,), "discrete", text)
     top = int(counts.argmax())

@@ -30,7 +30,7 @@ def find_grid(values: np.ndarray) -> float | None:
 
 
 def off_grid(values: np.ndarray, step: float) -> int | None:
-    """The first position in ``values`` (N,) that is not the smallest value plus a multiple of ``step``; None if all are."""
+    """The first position in ``values`` (N,) not at the smallest value plus a multiple of ``step``; None if all are."""
     cells = (values - values.min()) / step
     off = np.abs(cells - np.rint(cells)) > _OFF
     return int(off.argmax()) if off.any() else None
@@ -71,9 +71,12 @@ def _fitted_step(levels: np.ndarray) -> float | None:
         if cells[-1] > _DENSE * len(levels):
             return None
         fitted = float(np.polyfit(cells, levels, 1)[0])
-        # The shortest decimal that still holds: scaled numbers are rarely scaled by 0.9999782.
-        for step in (*(float(f"{fitted:.{digits}g}") for digits in range(1, 12)), fitted):
-            off = levels - step * cells
-            if float(np.ptp(off)) <= _OFF * step:
-                return step
+        spread = float(np.ptp(levels - fitted * cells))
+        if spread > _OFF * fitted:
+            continue
+        # The shortest decimal that fits as well: hardly a column is written in steps of 0.9999782.
+        short = [float(f"{fitted:.{digits}g}") for digits in range(1, 12)]
+        return next(
+            (step for step in short if float(np.ptp(levels - step * cells)) <= min(2 * spread, _OFF * step)), fitted
+        )
     return None

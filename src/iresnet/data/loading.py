@@ -19,7 +19,7 @@ from .context import ContextColumn, fit_context, levels_of
 from .dataset import Dataset, Split
 from .diagnose import summarise
 from .fitting import context_names, fit_schema
-from .reading import ENDINGS, read_columns
+from .reading import ENDINGS, exists, read_columns
 from .schema import Schema
 from .tables import Table, build_table, split
 
@@ -139,7 +139,7 @@ def _labels(table: Table, schema: Schema, label: str | None) -> tuple[tuple[str,
 
 
 def _digits() -> dict[str, np.ndarray]:
-    """Scikit-learn's 1,797 digits of 8 x 8 pixels with levels 0 to 16: columns p00 (row 0, column 0) to p77, and label."""
+    """Scikit-learn's 1,797 digits of 8 x 8 pixels with levels 0 to 16: p00 (row 0, column 0) to p77, and label."""
     from sklearn.datasets import load_digits
 
     bunch: Any = load_digits()
@@ -188,7 +188,8 @@ def _load_toy(name: str, seed: int, label: str | None, context: Sequence[str], n
 def _read(name: str) -> tuple[str, dict[str, np.ndarray]]:
     """The file meant by a path, or by a name in the folder of data or its direct subfolders."""
     path = Path(name)
-    if path.exists():
+    there = exists(path)
+    if there and not path.is_dir():
         return name, read_columns(path)
     folder = os.environ.get("IRESNET_DATA")
     places = _places(Path(folder)) if folder else []
@@ -197,8 +198,8 @@ def _read(name: str) -> tuple[str, dict[str, np.ndarray]]:
         raise UserError(f"{name} could be {' or '.join(map(str, hits))}; give the path")
     if hits:
         return str(hits[0]), read_columns(hits[0])
-    if path.suffix.lower() in ENDINGS or len(path.parts) > 1:
-        return name, read_columns(path)  # a path, whose absence is told there
+    if there or path.suffix.lower() in ENDINGS or len(path.parts) > 1:
+        return name, read_columns(path)  # which tells what is wrong with the path
     known = [*BUILT_IN, *(file.stem for file in places)]
     near = difflib.get_close_matches(name, known, n=3)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
@@ -209,9 +210,6 @@ def _read(name: str) -> tuple[str, dict[str, np.ndarray]]:
 
 def _places(folder: Path) -> list[Path]:
     """The tables in a folder and its direct subfolders."""
-    try:
-        return sorted(
-            file for pattern in ("*", "*/*") for file in folder.glob(pattern) if file.suffix.lower() in ENDINGS
-        )
-    except OSError:
+    if not os.path.isdir(folder):
         return []
+    return sorted(file for pattern in ("*", "*/*") for file in folder.glob(pattern) if file.suffix.lower() in ENDINGS)

@@ -19,10 +19,11 @@ from ..errors import UserError
 if TYPE_CHECKING:
     import pyarrow
 
-__all__ = ["ENDINGS", "NPZ_LABELS", "read_columns"]
+__all__ = ["ENDINGS", "NPZ_LABELS", "exists", "is_number", "read_columns"]
 
 ENDINGS = (".csv", ".parquet", ".npz", ".npy")
 NPZ_LABELS = ("y", "label", "labels")
+_STARTS = {".parquet": b"PAR1", ".npz": b"PK", ".npy": b"\x93NUMPY"}
 _NPZ_MATRICES = ("X", "x", "data")
 
 
@@ -35,7 +36,7 @@ def read_columns(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         If the file is missing, a folder, unreadable, empty, of an unknown ending, malformed, or has no rows.
     """
     path = Path(path)
-    if not path.exists():
+    if not exists(path):
         raise UserError(f"there is no file {path}{_nearby(path)}")
     if path.is_dir():
         raise UserError(f"{path} is a folder; give a file ending in {', '.join(ENDINGS)}")
@@ -44,14 +45,33 @@ def read_columns(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         raise UserError(f"{path} ends in {ending or 'nothing'}; a table ends in {', '.join(ENDINGS)}")
     try:
         with path.open("rb") as file:
-            if not file.read(1):
-                raise UserError(f"{path} is empty")
+            start = file.read(6)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    if not start:
+        raise UserError(f"{path} is empty")
+    if not start.startswith(_STARTS.get(ending, b"")):
+        raise UserError(
+            f"{path} is not a valid {ending[1:].upper()} file: its first bytes are not those of that format"
+        )
     columns = _from_numpy(path) if ending in (".npz", ".npy") else _from_arrow(path, ending)
     if not columns or not len(next(iter(columns.values()))):
         raise UserError(f"{path} has a header but no rows" if columns else f"{path} has no columns")
     return columns
+
+
+def exists(path: Path) -> bool:
+    """Whether there is a file or folder; a path that cannot be looked at is told as such.
+
+    Raises
+    ------
+    UserError
+        If a folder on the way is closed to this user, or the name is longer than the system takes.
+    """
+    try:
+        return path.exists()
+    except OSError as error:
+        raise UserError(f"cannot read {str(path)[:200]}: {error.strerror or error}") from error
 
 
 def _nearby(path: Path) -> str:
@@ -71,24 +91,29 @@ def _from_arrow(path: Path, ending: str) -> dict[str, np.ndarray]:
         if ending == ".parquet":
             table = pyarrow.parquet.ParquetFile(path).read()  # one file as it is: no folder magic from its path
         else:
-            # One thread: only then does an error tell its row.
+            # One thread: only then does an error tell its row. One block: types are inferred from the first.
+            block = min(path.stat().st_size + 1024, 2**31 - 1)
             table = pyarrow.csv.read_csv(
                 path,
-                read_options=pyarrow.csv.ReadOptions(use_threads=False, block_size=1 << 26),
+                read_options=pyarrow.csv.ReadOptions(use_threads=False, block_size=block),
                 parse_options=pyarrow.csv.ParseOptions(delimiter=_delimiter(path)),
                 convert_options=pyarrow.csv.ConvertOptions(strings_can_be_null=True),
             )
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        names = table.column_names
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not in UTF-8; save it in that encoding") from error
+    except (pa.ArrowException, OSError) as error:
         text = " ".join(str(error).split())
         raise UserError(f"{path} is not a valid {ending[1:].upper()} file: {text[:200]}") from error
-    names = table.column_names
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise UserError(f"{path} has several columns named {', '.join(map(repr, repeated))}; rename them")
-    if ending == ".csv" and names and all(_is_number(name) for name in names):
+    if ending == ".csv" and names and all(is_number(name) for name in names):
         raise UserError(
             f"the first line of {path} holds numbers ({', '.join(names[:3])}, ...); put the column names there"
         )
+    if ending == ".csv" and any(pa.types.is_binary(item) for item in table.schema.types):
+        raise UserError(f"{path} is not in UTF-8; save it in that encoding")
     kept = [name for name in names if not re.fullmatch(r"__index_level_\d+__", name)]  # pandas' index is no column
     return {name: _arrow_column(table.column(name)) for name in kept}
 
@@ -119,7 +144,8 @@ def _delimiter(path: Path) -> str:
     return ";" if b";" in header else "\t" if b"\t" in header else ","
 
 
-def _is_number(text: str) -> bool:
+def is_number(text: str) -> bool:
+    """Whether ``text`` reads as a number."""
     try:
         float(text)
     except ValueError:

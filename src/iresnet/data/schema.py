@@ -96,7 +96,7 @@ class Schema:
     def encode(
         self, values: Tensor, noise: Tensor | None = None, *, continuous: bool = False, rows: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Values in the user's units (N, d) to z (N, d) and log|dz/dv| summed over columns (N,); all float64, on the CPU.
+        """Values in the user's units (N, d) to z (N, d) and log|dz/dv| summed over columns (N,); float64, on the CPU.
 
         ``noise`` (N, d) in [0, 1) dequantises the columns that have a resolution; ``continuous=True`` says instead that
         the values already are. ``rows`` (N,) are row numbers for error messages.
@@ -185,7 +185,7 @@ class Schema:
         return torch.cat([column.encode(values[column.name]) for column in self.context], 1)
 
     def context_row(self, given: Mapping[str, Any]) -> Tensor:
-        """One context row (C,) from name and value pairs such as ``{"label": "3"}``; see :func:`.context.context_row`."""
+        """One context row (C,) from pairs such as ``{"label": "3"}``; raises as :func:`.context.context_row` does."""
         return context_row(self.context, given)
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The definitions of the toy sets: how each is drawn and scored. Scales and references are told in :mod:`iresnet.data.toy`."""
+"""How each toy set is drawn and scored; scales and references are told in :mod:`iresnet.data.toy`."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def _score_checkerboard(x: Tensor) -> Tensor:
     inside = (column >= 0) & (column < 4) & (row >= 0) & (row < 4) & ((column + row) % 2 == 0)
     square = 2 * column + torch.floor(row / 2)
     hit = inside[:, None] & (square[:, None] == torch.arange(8))
-    return torch.where(hit, -math.log(4.0), -math.inf).to(x.dtype)
+    return torch.full(hit.shape, -math.inf, dtype=x.dtype).masked_fill(hit, -math.log(4.0))
 
 
 def _centres() -> np.ndarray:
@@ -183,6 +183,6 @@ SHAPES = {
     "moons": Shape("moon", 2, (-1.5, 2.5, -1.0, 1.5), 0.04, _draw_moons, _score_moons),
     "pinwheel": Shape("blade", _BLADES, (-5.0, 5.0, -5.0, 5.0), 0.06, _draw_pinwheel, _score_pinwheel),
     "rings": Shape("ring", 4, (-3.5, 3.5, -3.5, 3.5), 0.03, _draw_circles(*_RINGS), _score_circles(*_RINGS)),
-    "spirals": Shape("arm", 2, _SQUARE, 0.05, _draw_spirals, _score_spirals),
+    "spirals": Shape("arm", 2, _SQUARE, 0.08, _draw_spirals, _score_spirals),
     "swiss_roll": Shape("angle", 0, _SQUARE, 0.08, _draw_roll, _score_roll, _ROLL[0]),
 }

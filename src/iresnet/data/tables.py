@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from .diagnose import Diagnosis, diagnose
-from .reading import NPZ_LABELS, read_columns
+from .reading import NPZ_LABELS, is_number, read_columns
 
 __all__ = ["Table", "build_table", "known_names", "read_table", "split"]
 
@@ -42,7 +42,7 @@ class Table:
         return len(self.values)
 
     def diagnose(self, ignore: Iterable[str] = ()) -> list[Diagnosis]:
-        """What makes the density unbounded or the fit pointless, by column; ``ignore`` are columns dealt with already."""
+        """What makes the density unbounded, by column; ``ignore`` are columns that are dequantised."""
         return diagnose(self.names, self.values, frozenset(ignore))
 
     def take(self, positions: np.ndarray) -> Table:
@@ -146,14 +146,9 @@ def known_names(given: Sequence[str], found: Iterable[str], path: str, option: s
 def _refuse_text(name: str, column: np.ndarray, path: str) -> None:
     if column.dtype.kind != "U":
         return
-    for row, item in enumerate(column.tolist()):
-        try:
-            float(item)
-        except ValueError:
-            if item:  # a missing value has its own message
-                break
-    else:
-        row, item = 0, str(column[0])
+    # The first item that is no number tells most: often a stray "?" among numbers.
+    texts = ((row, item) for row, item in enumerate(column.tolist()) if item and not is_number(item))
+    row, item = next(texts, (0, str(column[0])))
     raise UserError(
         f"{path}: column {name} holds text, such as {item[:40]!r} in row {row}; use --drop {name}, or --context {name} "
         "to condition on it"

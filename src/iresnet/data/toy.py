@@ -128,7 +128,7 @@ def entropy(name: str) -> Entropy:
     if name == "checkerboard":
         return Entropy(math.log(32), 0.0)
     left, right, bottom, top = shape.extent
-    margin = 10 * shape.step
+    margin = 12 * shape.step
     x = torch.arange(left - margin, right + margin, shape.step, dtype=torch.float64)
     y = torch.arange(bottom - margin, top + margin, shape.step, dtype=torch.float64)
     log_p = log_density(name, torch.cartesian_prod(x, y)).reshape(len(x), len(y))

@@ -6,7 +6,7 @@ For Lip(g) <= L < 1 Banach's theorem gives one solution x*, and for x+ = y - g(x
 
 with :math:`\rho` a bound of the rounding of one evaluation. Every solver here ends with such a plain step, so the bound holds
 however x was found. Iterations run in the precision of the branch; the last ones in float64, because float32 alone could not
-promise better than about 1e-4. The gradient is that of the implicit function theorem, by a second fixed point.
+promise better than about 1e-4. Gradients are in :mod:`iresnet.numerics.implicit`.
 
 References
 ----------
@@ -24,12 +24,15 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from .linearize import linearize
+from .anderson import History
 from .logdet import lipschitz_of
 
-__all__ = ["Anderson", "NotConverged", "Picard", "Solution", "Solver", "a_priori_steps", "implicit"]
+__all__ = ["Anderson", "NotConverged", "Picard", "Solution", "Solver", "a_priori_steps", "lengths"]
 
 Function = Callable[[Tensor], Tensor]
+
+# Evaluations without a shorter step after which a contraction is at the floor of the precision.
+_PATIENCE = 30
 
 
 class NotConverged(RuntimeError):
@@ -136,7 +139,7 @@ class Anderson:
         return _solve(function, y, start, self.tol, self.max_steps, memory=self.memory)
 
 
-def _length(x: Tensor) -> Tensor:
+def lengths(x: Tensor) -> Tensor:
     """2-norms (B,) of (B, *)."""
     return torch.linalg.vector_norm(x.flatten(1), dim=1)
 
@@ -150,13 +153,16 @@ def _solve(function: Any, y: Tensor, start: Tensor | None, tol: float | None, ma
         wide_type = torch.float64 if hasattr(function, "to") and y.device.type != "mps" else narrow
         wide = function.to(wide_type) if hasattr(function, "to") else function
         target, x = y.to(wide_type), (y if start is None else start).to(wide_type)
-        # The step that a certified row must have: L / (1 - L) |x+ - x| <= tol; 0.9 leaves room for rounding.
+        # The step that a certified row must have: L / (1 - L) |x+ - x| <= tol / 2. The other half is for rounding; where that
+        # asks for more, twice rounding's share is above the bound: no row falls between the two tests of convergence below.
         factor = lipschitz / (1 - lipschitz) if lipschitz < 1 else 1.0
-        goal = 0.9 * tol / max(factor, 1e-12)
+        goal = 0.5 * tol / max(factor, 1e-12)
         steps = torch.zeros(y.shape[0], dtype=torch.int64, device=y.device)
         if narrow != wide_type:
             floor = max(goal, 64 * torch.finfo(narrow).eps)
-            x, _, taken = _iterate(function, target.to(narrow), x.to(narrow), lipschitz, floor, max_steps // 2, memory, stall=True)
+            x, _, taken = _iterate(
+                function, target.to(narrow), x.to(narrow), lipschitz, floor, max_steps // 2, memory, stall=True
+            )
             x, steps = x.to(wide_type), steps + taken
         x, step, taken = _iterate(wide, target, x, lipschitz, goal, max_steps, memory, stall=False)
         steps += taken
@@ -164,9 +170,9 @@ def _solve(function: Any, y: Tensor, start: Tensor | None, tol: float | None, ma
         bound = (lipschitz * step + rounding) / (1 - lipschitz) if lipschitz < 1 else torch.full_like(step, math.inf)
         value = x.to(torch.promote_types(y.dtype, narrow))
         if value.dtype != x.dtype:
-            bound = bound + _length(value.to(x.dtype) - x)
+            bound = bound + lengths(value.to(x.dtype) - x)
         bound = bound.nan_to_num(nan=math.inf, posinf=math.inf)
-        allowed = tol * _length(x).clamp(min=1.0)
+        allowed = tol * lengths(x).clamp(min=1.0)
         if not given and lipschitz < 1:
             allowed = torch.maximum(allowed, 3 * rounding / (1 - lipschitz))
         return Solution(value, bound, steps, bound <= allowed)
@@ -175,8 +181,8 @@ def _solve(function: Any, y: Tensor, start: Tensor | None, tol: float | None, ma
 def _rounding(function: Any, y: Tensor, x: Tensor) -> Tensor:
     """A bound (B,) of the rounding of one step x+ = y - g(x); an estimate for a callable that does not bound its own."""
     eps = torch.finfo(x.dtype).eps
-    own = function.rounding(x) if hasattr(function, "rounding") else 64 * eps * math.sqrt(x[0].numel()) * _length(x)
-    return own + 4 * eps * (_length(y) + _length(x))  # the difference y - g(x), and the length of the step
+    own = function.rounding(x) if hasattr(function, "rounding") else 64 * eps * math.sqrt(x[0].numel()) * lengths(x)
+    return own + 4 * eps * (lengths(y) + lengths(x))  # the difference y - g(x), and the length of the step
 
 
 def _iterate(
@@ -187,24 +193,32 @@ def _iterate(
     Every row is treated as if it were alone: it stops by itself, and rows that have stopped are dropped from the batch.
     With ``stall`` a row also stops when its steps no longer shrink, as they do at the floor of the precision.
     """
-    found, found_step = x.clone(), torch.full_like(_length(x), math.inf)
+    found, found_step = x.clone(), torch.full_like(lengths(x), math.inf)
     taken = torch.zeros(x.shape[0], dtype=torch.int64, device=x.device)
     rows = torch.arange(x.shape[0], device=x.device)
     # A safe row has the last accepted image and its step's length to fall back on.
     safe_image, safe_step = x, found_step
-    history = _History(memory)
+    stale = torch.zeros_like(taken)
+    history = History(memory)
     for _ in range(max_steps):
         image = y - function(x)
-        step = _length(image - x)
+        step = lengths(image - x)
         taken[rows] += 1
         # An extrapolated point whose step is longer than L times the last is refused: the plain step from there is shorter.
-        refused = step > min(lipschitz, 1.0) * safe_step * (1 + 1e-3) if memory and lipschitz < 1 else torch.zeros_like(step, dtype=torch.bool)
+        refused = (
+            step > min(lipschitz, 1.0) * safe_step * (1 + 1e-3)
+            if memory and lipschitz < 1
+            else torch.zeros_like(step, dtype=torch.bool)
+        )
         kept = ~refused
         shorter = step < safe_step
         found[rows[kept]], found_step[rows[kept]] = image[kept], step[kept]
-        done = kept & ((step <= goal * _length(image).clamp(min=1.0)) | ~torch.isfinite(step))
+        done = kept & ((step <= goal * lengths(image).clamp(min=1.0)) | ~torch.isfinite(step))
+        if lipschitz < 1:  # a contraction's steps shrink, until they are rounding
+            stale = torch.where(kept & shorter, 0, stale + 1)
+            done |= stale >= _PATIENCE
         if stall:
-            done |= kept & ~shorter & (step < 1e-2 * _length(image).clamp(min=1.0))
+            done |= kept & ~shorter & (step < 1e-2 * lengths(image).clamp(min=1.0))
         mask = _like(refused, x)
         history.push(x, image - x, refused)
         proposal = history.propose(image) if memory else image
@@ -215,7 +229,8 @@ def _iterate(
             break
         if remaining < done.numel():
             left = ~done
-            rows, x, y, safe_image, safe_step = rows[left], x[left], y[left], safe_image[left], safe_step[left]
+            rows, x, y, stale = rows[left], x[left], y[left], stale[left]
+            safe_image, safe_step = safe_image[left], safe_step[left]
             function = function.select(left) if hasattr(function, "select") else function
             history.select(left)
     return found, found_step, taken
@@ -223,89 +238,3 @@ def _iterate(
 
 def _like(mask: Tensor, x: Tensor) -> Tensor:
     return mask.reshape(-1, *[1] * (x.dim() - 1))
-
-
-class _History:
-    """The last points and residuals of each row, and the extrapolation from them."""
-
-    def __init__(self, memory: int) -> None:
-        self.memory = memory
-        self.points: list[Tensor] = []
-        self.residuals: list[Tensor] = []
-        self.valid: list[Tensor] = []
-
-    def push(self, x: Tensor, residual: Tensor, refused: Tensor) -> None:
-        if not self.memory:
-            return
-        # A refused point says that the model of the row is wrong: forget the row's history.
-        self.valid = [mask & ~refused for mask in self.valid]
-        self.points, self.residuals, self.valid = (
-            [*old[-self.memory :], new]
-            for old, new in ((self.points, x), (self.residuals, residual), (self.valid, ~refused))
-        )
-
-    def propose(self, image: Tensor) -> Tensor:
-        r"""image - (dX + dF) gamma, with gamma the least-squares combination of the residuals' differences."""
-        if len(self.points) < 2:
-            return image
-        newest = self.residuals[-1]
-        valid = torch.stack([mask & self.valid[-1] for mask in self.valid[:-1]], -1)
-        moves = torch.stack([(self.points[-1] - point).flatten(1) for point in self.points[:-1]], -1)
-        changes = torch.stack([(newest - residual).flatten(1) for residual in self.residuals[:-1]], -1)
-        zero = torch.zeros((), dtype=image.dtype, device=image.device)
-        moves, changes = torch.where(valid[:, None], moves, zero), torch.where(valid[:, None], changes, zero)
-        gram = changes.mT @ changes
-        scale = gram.diagonal(dim1=-2, dim2=-1).amax(-1).clamp(min=torch.finfo(gram.dtype).tiny)
-        eye = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
-        ridge = 10 * torch.finfo(gram.dtype).eps
-        system = gram / scale[:, None, None] + ridge * eye
-        right = (changes.mT @ newest.flatten(1)[..., None]) / scale[:, None, None]
-        gamma = torch.linalg.solve_ex(system, right)[0].nan_to_num(0.0, 0.0, 0.0)
-        return image - ((moves + changes) @ gamma)[..., 0].reshape(image.shape)
-
-    def select(self, rows: Tensor) -> None:
-        self.points = [point[rows] for point in self.points]
-        self.residuals = [residual[rows] for residual in self.residuals]
-        self.valid = [mask[rows] for mask in self.valid]
-
-
-def implicit(function: Any, y: Tensor, solution: Tensor) -> Tensor:
-    r"""``solution`` x* (B, *) of x + g(x) = y as a differentiable function of y and of everything that g depends on.
-
-    By the implicit function theorem :math:`dx = (I + J)^{-1} (dy - \partial g)`: nothing of the iteration is kept or unrolled.
-    The gradient :math:`w = (I + J^T)^{-1} \bar x` is itself a fixed point, w <- x_bar - J^T w, with the same contraction.
-    Differentiable once.
-    """
-    x = solution.detach()
-    native = x.to(getattr(function, "dtype", x.dtype))
-    attached = y - function(native)  # carries the graph to y and to the branch's tensors; its value is x* up to rounding
-    if not attached.requires_grad:
-        return x
-    attached = _Adjoint.apply(attached, function, native)
-    return x.to(attached.dtype) + (attached - attached.detach())
-
-
-class _Adjoint(torch.autograd.Function):
-    """The identity, whose gradient is multiplied by (I + J^T)^-1."""
-
-    @staticmethod
-    def forward(ctx: Any, attached: Tensor, function: Any, x: Tensor) -> Tensor:
-        ctx.function, ctx.x = function, x
-        return attached.clone()
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        lipschitz = lipschitz_of(ctx.function)
-        at = linearize(ctx.function, ctx.x)
-        wanted = grad.to(ctx.x.dtype)
-        tol = 8 * torch.finfo(wanted.dtype).eps * (1 - lipschitz if lipschitz < 1 else 0.1)
-        adjoint, last = wanted, torch.full_like(_length(wanted), math.inf)
-        for _ in range(2000):
-            update = wanted - at.vjp(adjoint)
-            step, adjoint = _length(update - adjoint), update
-            # Below the floor of the precision steps no longer shrink.
-            if bool(((step <= tol * _length(wanted)) | ((step >= last) & (step < 1e-3 * _length(wanted)))).all()):
-                return adjoint.to(grad.dtype), None, None
-            last = step
-        raise NotConverged("the gradient of an inverse did not converge: the branch is not contractive")

@@ -36,7 +36,8 @@ def linearize(function: Callable[[Tensor], Tensor], x: Tensor) -> Linearization:
     own: Any = getattr(function, "linearize", None)
     if own is not None:
         return own(x)
-    value, pullback = torch.func.vjp(function, x)
+    found: Any = torch.func.vjp(function, x)
+    value, pullback = found
 
     def vjp(vector: Tensor) -> Tensor:
         if vector.dim() > x.dim():

@@ -100,7 +100,7 @@ def _dense(at: Linearization, x: Tensor) -> Tensor:
 
 
 def truncation_bias(lipschitz: float, terms: int, size: int) -> float:
-    r"""A priori bound :math:`-d\,(\ln(1-c) + \sum_{k \le n} c^k/k)` of what ``terms`` terms leave out, in nats, for d = ``size``."""
+    r"""A priori bound :math:`-d\,(\ln(1-c) + \sum_{k \le n} c^k/k)` of what ``terms`` terms leave out (nats; d = ``size``)."""
     return size * series_tail(lipschitz, terms)
 
 

@@ -61,9 +61,11 @@ class _Gram(torch.autograd.Function):
     @staticmethod
     def forward(weight: Tensor, steps: int) -> tuple[Tensor, Tensor]:
         rows, columns = weight.shape[-2:]
-        # Powers of two, so that scaling rounds nothing; an all-zero matrix keeps scale 1.
+        # Powers of two, so that scaling rounds nothing; an all-zero matrix keeps scale 1. The limit keeps the power itself finite
+        # for subnormal weights, which weight decay does reach.
         peak = weight.abs().amax(dim=(-2, -1), keepdim=True)
-        exponent = torch.where(peak > 0, torch.frexp(peak)[1].to(weight.dtype), torch.zeros_like(peak))
+        limit = int(0.8 * math.log2(torch.finfo(weight.dtype).max))
+        exponent = torch.where(peak > 0, torch.frexp(peak)[1].clamp(-limit, limit).to(weight.dtype), torch.zeros_like(peak))
         scaled = torch.ldexp(weight, -exponent)
         gram = scaled @ scaled.mT if rows <= columns else scaled.mT @ scaled
         product, log2, fraction = None, exponent.squeeze(-1).squeeze(-1), 0.5
@@ -90,14 +92,16 @@ class _Gram(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, None]:
+    def backward(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         if grad is None:
             return None, None
         weight, bound, direction = ctx.saved_tensors
         # The norm is homogeneous of degree one, so <W, gradient> = bound (Euler): that fixes the length of the direction
         # W M^(2^t - 1), whose own scale was lost to the rescaling.
         inner = (weight * direction).sum(dim=(-2, -1))
-        factor = torch.where(inner > 0, grad * bound / torch.where(inner > 0, inner, torch.ones_like(inner)), torch.zeros_like(inner))
+        factor = torch.where(
+            inner > 0, grad * bound / torch.where(inner > 0, inner, torch.ones_like(inner)), torch.zeros_like(inner)
+        )
         return direction * factor[..., None, None], None
 
 
@@ -163,7 +167,8 @@ def orthogonal_bound(matrix: Tensor) -> Tensor:
 def power_iteration(
     weight: Tensor, steps: int = 5, *, start: Tensor | None = None, generator: torch.Generator | None = None
 ) -> tuple[Tensor, Tensor]:
-    r"""Estimate :math:`\sigma = u^T W v` after ``steps`` of :math:`v \leftarrow W^T u / |\cdot|`, :math:`u \leftarrow W v / |\cdot|`.
+    r"""Estimate :math:`\sigma = u^T W v` after ``steps`` of :math:`v \leftarrow W^T u / |\cdot|`, :math:`u \leftarrow W v /
+    |\cdot|`.
 
     An estimate *from below*: :math:`\sigma \le \|W\|_2` always, and by how much is not known. Layers divided by it may expand.
     The start is random: a constant one fails where it is orthogonal to the top singular vector.
@@ -184,7 +189,9 @@ def power_iteration(
     detached = weight.detach()
     if start is None:
         shape = weight.shape[:-1]
-        start = torch.randn(shape, generator=generator, dtype=weight.dtype, device=generator.device if generator else weight.device)
+        start = torch.randn(
+            shape, generator=generator, dtype=weight.dtype, device=generator.device if generator else weight.device
+        )
     left = torch.nn.functional.normalize(start.to(weight), dim=-1)
     right = torch.zeros_like(detached[..., 0, :])
     for _ in range(max(steps, 1)):

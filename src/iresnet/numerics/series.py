@@ -134,7 +134,11 @@ class PowerSeries:
                 if step == (self.terms or _limit(lipschitz)) or not bool(active.any()):
                     bias = remainder.mean(0)
                     # A row that stopped early has its own, smaller number of terms, for which the a priori bound is larger.
-                    return totals, weights, bias.clamp(max=truncation_bias(lipschitz, step, size)) if self.terms else bias
+                    return (
+                        totals,
+                        weights,
+                        bias.clamp(max=truncation_bias(lipschitz, step, size)) if self.terms else bias,
+                    )
             elif step >= (self.terms or 1):
                 before = left
                 if self.roulette == "adaptive":

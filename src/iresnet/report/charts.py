@@ -131,9 +131,8 @@ def _band(line: Line, at_x: _Place, at_y: _Place) -> Html:
 def _x_axis(low: float, high: float, at_x: _Place, label: str) -> Html:
     base, parts = _HEIGHT - _BOTTOM, []
     for value, shown in _ticks(low, high, 4):
-        anchor = "end" if at_x(value) > _WIDTH - _RIGHT - 12 else "middle"  # the last label must not leave the drawing
-        x = _WIDTH if anchor == "end" else at_x(value)
-        parts.append(tag("text", shown, x=x, y=base + 20, text_anchor=anchor))
+        x = min(at_x(value), _WIDTH - 5.0 * len(shown))  # the last label must not leave the drawing
+        parts.append(tag("text", shown, x=x, y=base + 20, text_anchor="middle"))
     parts.append(tag("line", x1=_LEFT, x2=_WIDTH - _RIGHT, y1=base, y2=base, class_="axis"))
     parts.append(tag("text", label, x=(_LEFT + _WIDTH - _RIGHT) / 2, y=_HEIGHT - 8, text_anchor="middle"))
     return join(parts)

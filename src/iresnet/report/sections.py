@@ -15,7 +15,8 @@ __all__ = ["data", "likelihood", "pictures", "remake"]
 _FOLD = 24  # more columns than this are folded away
 _CAPTIONS = {
     "density": "The data, samples drawn from the flow, and the density it has learned, linear and logarithmic.",
-    "pairs": "Data and samples drawn from the flow, in every pair of columns; on the diagonal each column's histogram.",
+    "pairs": "Data and samples drawn from the flow, in every pair of columns; on the diagonal each column's histogram. "
+    "Axes span the middle 99 %.",
     "images": "Images from the data and images drawn from the flow.",
 }
 

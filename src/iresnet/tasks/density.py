@@ -1,7 +1,7 @@
 """The density task: its loss, and figures of held-out rows with all their errors.
 
-A figure says two errors apart: the *estimator's*, of the log-determinants (its probes' standard error and its bias), and the *data's*,
-of a finite test set. Both are of the mean over rows, in nats per row and in the user's own units.
+A figure says two errors apart: the *estimator's*, of the log-determinants (its probes' standard error and its bias), and the
+*data's*, of a finite test set. Both are of the mean over rows, in nats per row and in the user's own units.
 """
 
 from __future__ import annotations

@@ -1,0 +1,147 @@
+"""What is guaranteed about a flow, beside what is measured: a table of its residual blocks.
+
+``bound`` is a sound upper bound of a branch's Lipschitz constant, computed for the weights as they are, whichever way they were
+made. ``measured`` is a lower one: the largest expansion found. The truth lies between the two; a block *holds* if its bound is
+below one, for then it is invertible with the solver's guarantee, for every input.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .bijections.chain import Chain
+from .bijections.residual import Residual, ResidualTransform
+from .contract.base import Bound
+from .flow import Flow
+from .numerics.linearize import linearize
+from .numerics.noise import Noise
+
+__all__ = ["BlockCertificate", "Certificate", "certify"]
+
+
+@dataclass(frozen=True)
+class BlockCertificate:
+    """One residual block: its sound bound, the largest expansion measured, and whether x + g(x) is invertible for certain."""
+
+    name: str
+    family: str
+    guarantee: str
+    bound: float
+    measured: float
+    holds: bool
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """The certificate of a flow. ``str`` gives the table.
+
+    ``lipschitz`` and ``inverse_lipschitz`` bound the whole map and its inverse: products over all parts, sound, and vacuous for a
+    deep flow near its bound. ``amplification`` is an estimate of what the inverse does to a small error: the largest 1 /
+    sigma_min of the Jacobian over the points measured (NaN above 512 dimensions).
+    """
+
+    blocks: tuple[BlockCertificate, ...]
+    lipschitz: float
+    inverse_lipschitz: float
+    amplification: float
+    holds: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return asdict(self) | {"blocks": [asdict(block) for block in self.blocks]}
+
+    def __str__(self) -> str:
+        lines = [f"{'block':<12} {'family':<10} {'guarantee':<9} {'bound':>8} {'measured':>8}  holds"]
+        lines += [
+            f"{b.name:<12} {b.family:<10} {b.guarantee:<9} {b.bound:>8.4f} {b.measured:>8.4f}  {'yes' if b.holds else 'NO'}"
+            for b in self.blocks
+        ]
+        told = "every block is invertible" if self.holds else "NOT every block is certainly invertible"
+        amplified = f"about {self.amplification:.3g} (estimate), at most {self.inverse_lipschitz:.3g}"
+        lines.append(f"{told}; the inverse amplifies small errors by {amplified}")
+        return "\n".join(lines)
+
+
+def certify(
+    flow: Flow, x: Tensor | None = None, context: Tensor | None = None, *, points: int = 256, seed: int = 0
+) -> Certificate:
+    """The certificate of ``flow``, for a context (C,) or (B, C) if it is conditional: bounds do not depend on it.
+
+    Parameters
+    ----------
+    x : rows (N, *) at which to measure; None for points drawn around what the flow calls typical.
+    points : how many of them are used.
+    """
+    flow.eval()
+    with torch.no_grad():
+        bound = (
+            flow.bind(context if flow.context else None)
+            if context is not None or not flow.context
+            else flow.bind(torch.zeros(flow.context))
+        )
+        wide = torch.float64 if flow.base.anchor.device.type != "mps" else flow.base.anchor.dtype
+        transform = bound.transform.to(wide)
+        x = _typical(flow, points, seed) if x is None else x[:points].to(flow.base.anchor)
+        blocks, point = [], x.to(wide)
+        for name, module, part in _parts(flow.bijection, transform):
+            if isinstance(part, ResidualTransform) and isinstance(module, Residual):
+                branch = module.branch
+                constant = part.bound.lipschitz
+                measured = _expansion(part.bound, point, seed)
+                # A bfloat16 weight is not the number that was bounded: it voids the certificate.
+                exact = flow.base.anchor.dtype in (torch.float32, torch.float64)
+                family = getattr(branch, "family", type(branch).__name__.removesuffix("Branch").lower())
+                blocks.append(BlockCertificate(name, family, branch.guarantee, constant, measured, constant < 1 and exact))
+            point = part.forward(point)
+        there, back = transform.lipschitz()
+        amplification = _amplification(transform, x.to(wide)) if x[0].numel() <= 512 else math.nan
+    return Certificate(tuple(blocks), there, back, amplification, all(block.holds for block in blocks))
+
+
+def _parts(bijection: nn.Module, transform: Any) -> Iterator[tuple[str, nn.Module, Any]]:
+    if isinstance(bijection, Chain):
+        for index, (module, part) in enumerate(zip(bijection.parts, transform.parts, strict=True)):
+            for name, inner, bound in _parts(module, part):
+                yield f"{index}.{name}" if name else f"{index}", inner, bound
+    else:
+        yield "", bijection, transform
+
+
+def _typical(flow: Flow, points: int, seed: int) -> Tensor:
+    """Points like data: latents pushed back through all that inverts in closed form, leaving the residual blocks out."""
+    value = flow.base.sample(Noise(seed, torch.arange(points, device=flow.base.anchor.device)), points)
+    context = torch.zeros(flow.context, dtype=value.dtype, device=value.device) if flow.context else None
+    parts = flow.bind(context).transform
+    for part in reversed(getattr(parts, "parts", (parts,))):
+        if not isinstance(part, ResidualTransform):
+            value = part.attach(value, value)
+    return value
+
+
+def _expansion(bound: Bound, x: Tensor, seed: int, steps: int = 30) -> float:
+    """The largest Jacobian norm over the rows of x, by power iteration on J^T J: a lower bound of the Lipschitz constant."""
+    at = linearize(bound, x)
+    if at.jacobian is not None and x[0].numel() <= 128:
+        return float(torch.linalg.matrix_norm(at.jacobian(), ord=2).max())
+    vector = Noise(seed, torch.arange(len(x), device=x.device)).normals(x)
+    size = torch.zeros(len(x), dtype=x.dtype, device=x.device)
+    for _ in range(steps):
+        length = vector.flatten(1).norm(dim=1).clamp(min=torch.finfo(x.dtype).tiny)
+        vector = vector / length.reshape(-1, *[1] * (x.dim() - 1))
+        image = at.jvp(vector)
+        size = image.flatten(1).norm(dim=1)
+        vector = at.vjp(image)
+    return float(size.max())
+
+
+def _amplification(transform: Any, x: Tensor, most: int = 32) -> float:
+    """The largest 1 / sigma_min of the whole map's Jacobian over a few points."""
+    jacobian = torch.func.vmap(torch.func.jacrev(lambda row: transform.forward(row[None])[0].flatten()))(x[:most])
+    smallest = torch.linalg.svdvals(jacobian.reshape(len(jacobian), x[0].numel(), -1))[:, -1]
+    return float((1 / smallest).max())

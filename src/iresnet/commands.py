@@ -1,0 +1,208 @@
+"""What the longer commands do, and how their results are told in words."""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from .config import Config, build_config
+from .data import Dataset
+from .errors import UserError
+from .flow import Flow
+from .progress import TrainingProgress, counting
+from .report import plus_minus, write_report
+from .runs import RunFolder, certify_run, draw, evaluate_run, load_dataset, reconstruct_run, train_run
+
+__all__ = ["evaluate_command", "reconstruct_command", "train_command"]
+
+
+@contextmanager
+def _stopping() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C and SIGTERM ask for a stop after the present step; a second one is not waited for."""
+    asked = threading.Event()
+
+    def ask(number: int, frame: Any) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield asked.is_set
+        return
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked.is_set
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def figure_of(dataset: Dataset) -> Callable[[float, float, float], str]:
+    """How a mean log-density and its errors are told: bits/dim for levels, nats otherwise."""
+    import torch
+
+    def told(value: float, *errors: float) -> str:
+        unit = "nats"
+        if dataset.schema.discrete:
+            zero, one = dataset.schema.bits_per_dim(torch.tensor([0.0, 1.0], dtype=torch.float64)).tolist()
+            value, errors, unit = (
+                zero + (one - zero) * value,
+                tuple(abs(one - zero) * error for error in errors),
+                "bits/dim",
+            )
+        shown = [error for error in errors if error > 0]
+        return f"{plus_minus(value, *shown) if shown else f'{value:.4f}'} {unit}"
+
+    return told
+
+
+def train_command(
+    options: dict[str, Any],
+    out: Path | None,
+    *,
+    preset: str | None,
+    config: Path | None,
+    sets: Sequence[str],
+    init: Path | None,
+    resume: bool,
+    quiet: bool,
+    command: str,
+) -> dict[str, Any] | None:
+    """Train, then evaluate, certify, draw and report; None in a process that is not the one to tell.
+
+    Raises
+    ------
+    UserError
+        For bad input.
+    """
+    if resume and (preset or config or sets or init or set(options) - {"data.name"}):
+        raise UserError("--resume goes on with the run's own settings: give only --out RUN with it")
+    settings = build_config(preset=preset, file=config, options=options, sets=list(sets))
+    if not resume and not settings.data.name:
+        raise UserError("what shall be learned? Give DATA: a built-in name such as moons, or the path of a table")
+    shown: list[TrainingProgress] = []
+
+    def announce(folder: RunFolder, dataset: Dataset, flow: Flow, used: Config) -> Sequence[Callable[[dict[str, Any]], None]]:
+        if quiet:
+            return ()
+        _say(f"{dataset.describe()}\n{_parameters(flow)} in {folder.path}")
+        for warning in dataset.warnings:
+            _say(f"warning: {warning}")
+        _say(_floored(flow))
+        shown.append(TrainingProgress(used.train.steps, figure_of(dataset), folder.status().get("step", 0)))
+        return shown
+
+    with _stopping() as stop:
+        try:
+            outcome = train_run(settings, out, resume=resume, init=init, command=command, announce=announce, stop=stop)
+        finally:
+            for bar in shown:
+                bar.close()
+    if not outcome.first:
+        return None
+    folder = outcome.folder
+    if not outcome.complete:
+        write_report(folder.path)
+        text = f"stopped after step {outcome.status['step']}; go on with: iresnet train --resume --out {folder.path}"
+        return {"run": str(folder.path), "status": "interrupted", "step": outcome.status["step"], "text": text}
+    evaluation, text = _conclude(folder, quiet)
+    return {"run": str(folder.path), "status": "finished", "evaluation": evaluation, "text": text}
+
+
+def _say(text: str) -> None:
+    import sys
+
+    if text:
+        print(text, file=sys.stderr)
+
+
+def _parameters(flow: Flow) -> str:
+    return f"{sum(parameter.numel() for parameter in flow.parameters()):,} parameters"
+
+
+def _floored(flow: Flow) -> str:
+    """What whitening had to raise: directions in which the data have no spread."""
+    from .bijections import Whiten
+
+    raised = sum(int(part.floored) for part in flow.modules() if isinstance(part, Whiten))
+    floor = next((part.floor for part in flow.modules() if isinstance(part, Whiten)), 0.0)
+    if not raised:
+        return ""
+    told = f"whitening: {raised} eigenvalues of the covariance were raised to {floor:g} of the largest"
+    return f"{told}; the density is unbounded in those directions"
+
+
+def _conclude(folder: RunFolder, quiet: bool) -> tuple[dict[str, Any], str]:
+    split = "test" if len(load_dataset(folder.config()).test) else "train"
+    evaluation, text = evaluate_command(folder, split, None, quiet, report=False)
+    certificate = certify_run(folder)
+    if certificate["holds"]:
+        evaluation["roundtrip"] = reconstruct_command(folder, None, split, None, quiet, report=False)[0]
+        draw(folder)
+    write_report(folder.path)
+    told = (
+        "every block certified invertible"
+        if certificate["holds"]
+        else "NOT every block is certainly invertible: no samples drawn"
+    )
+    return evaluation, f"{text}\n{told}; see {folder.path / 'report.html'}"
+
+
+def evaluate_command(
+    folder: RunFolder, split: str, logdet: str | None, quiet: bool, *, report: bool = True
+) -> tuple[dict[str, Any], str]:
+    """The figures of one split, and a table of them."""
+    if split not in ("train", "validation", "test"):
+        raise UserError(f"--split {split}: it is train, validation or test")
+    total = folder.status()["data"]["rows"].get(split, 0)
+    with counting("evaluating", total, quiet) as progress:
+        content = evaluate_run(folder, split=split, logdet=logdet, progress=progress)
+    if report:
+        write_report(folder.path)
+    return content, _figures(content)
+
+
+def _figures(content: dict[str, Any]) -> str:
+    rows = [("log p, nats per row", content["log_prob"]), ("bits/dim", content["bits_per_dim"])]
+    lines = [f"{content['split']} set, {content['rows']} rows, {content['logdet']}, {content['seconds']:.1f} s"]
+    for name, figure in rows:
+        if figure is not None:
+            told = f"{_error(figure['stderr_estimator'])} (estimator)  {_error(figure['stderr_data'])} (finite test set)"
+            lines.append(f"  {name:<28} {figure['value']:>12.4f}  {told}  bias <= {figure['bias']:.1g}")
+    if content["nats_above_truth"] is not None:
+        lines.append(f"  {'true log p, same rows':<28} {content['true_log_density']:>12.4f}")
+        above = content["nats_above_truth"]
+        lines.append(f"  {'nats above the truth':<28} {above['value']:>12.4f}  {_error(above['stderr'])}")
+    for name, value in content["baselines"].items():
+        lines.append(f"  {name:<28} {value:>12.4f}")
+    return "\n".join(lines)
+
+
+def _error(value: float) -> str:
+    return "+- unknown" if value is None or math.isnan(value) else f"+- {value:.2g}"
+
+
+def reconstruct_command(
+    folder: RunFolder, rows: int | None, split: str, solver: str | None, quiet: bool, *, report: bool = True
+) -> tuple[dict[str, Any], str]:
+    """The way there and back, and its table."""
+    if split not in ("train", "validation", "test"):
+        raise UserError(f"--split {split}: it is train, validation or test")
+    total = rows or folder.config().evaluate.roundtrip
+    with counting("inverting", total, quiet) as progress:
+        content = reconstruct_run(folder, rows=rows, split=split, solver=solver, progress=progress)
+    if report:
+        write_report(folder.path)
+    lines = [
+        f"{content['rows']} {content['split']} rows there and back, {content['solver']}, {content['seconds']:.1f} s",
+        f"  largest error of a row       {content['max_error']:.2e}  (flow's units; {content['max_error_user']:.2e} in yours)",
+        f"  largest bound of one block   {content['worst_block_bound']:.2e}  (guaranteed)",
+        f"  largest latent error         {content['latent_backward_error']:.2e}  (|encode(x) - z|, float64)",
+        f"  evaluations of a branch      {content['steps_mean']:.0f} mean, {content['steps_max']} at most, over all blocks",
+    ]
+    return content, "\n".join(lines)

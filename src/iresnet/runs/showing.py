@@ -1,0 +1,84 @@
+"""Pictures of a run for its report: the density in the plane, pairs of columns, digits, each beside data."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..data import ContextColumn, Schema
+from ..flow import Flow
+from ..pictures import density_2d, image_grid, pairs
+from .folder import RunFolder, load_dataset
+from .sampling import draw_rows
+
+__all__ = ["draw"]
+
+_POINTS, _GRID, _IMAGES = 2000, 120, 64
+
+
+def draw(folder: RunFolder, *, seed: int = 0) -> list[str]:
+    """Draw what suits the data, into ``pictures/``; returns the names of the files."""
+    dataset = load_dataset(folder.config())
+    flow, schema = folder.flow()
+    digits = dataset.kind == "digits" and dataset.features == 64
+    held = dataset.test if len(dataset.test) else dataset.train
+    count = _IMAGES if digits else min(_POINTS, len(held))
+    samples, _, _ = draw_rows(folder, count, seed=seed)
+    place = folder.path / "pictures"
+    if digits:
+        top = (0.0, 16.0)
+        image_grid(place / "samples.png", samples.reshape(-1, 8, 8), held.values[:_IMAGES].reshape(-1, 8, 8), scale=top)
+        return ["samples.png"]
+    if dataset.features == 2:
+        low, high = _frame(torch.cat((held.values, dataset.train.values)))
+        extent = (float(low[0]), float(high[0]), float(low[1]), float(high[1]))
+        if not schema.context:
+            density_2d(place / "density.png", _grid(flow, dataset.schema, low, high), extent, held.values[:_POINTS], samples)
+            return ["density.png"]
+        drawn = []
+        for level in _levels(schema.context)[:4]:
+            row = schema.context_row(level)
+            name = "density " + " ".join(f"{key} {value}" for key, value in level.items())
+            mine = (held.context == row).all(1) if held.context is not None else torch.ones(len(held), dtype=torch.bool)
+            given, _, _ = draw_rows(folder, count, context=[f"{key}={value}" for key, value in level.items()], seed=seed)
+            grid = _grid(flow, dataset.schema, low, high, row)
+            density_2d(place / f"{name.replace(' ', '_')}.png", grid, extent, held.values[mine][:_POINTS], given)
+            drawn.append(f"{name.replace(' ', '_')}.png")
+        return drawn
+    pairs(place / "pairs.png", list(schema.names), held.values[:_POINTS], samples)
+    return ["pairs.png"]
+
+
+def _levels(columns: tuple[ContextColumn, ...]) -> list[dict[str, str]]:
+    """Contexts to show: each level of the first class column, or low, middle and high of the first numeric one."""
+    first, rest = columns[0], columns[1:]
+    others = {column.name: column.levels[0] if column.levels else "0" for column in rest}
+    if first.levels:
+        return [{first.name: level} | others for level in first.levels]
+    return [{first.name: f"{first.center + step * first.scale:.4g}"} | others for step in (-1.0, 0.0, 1.0)]
+
+
+def _frame(values: Tensor) -> tuple[Tensor, Tensor]:
+    """The middle 99.8 % of both columns, and a little around."""
+    quantiles = torch.quantile(values[:20_000], torch.tensor([0.001, 0.999], dtype=values.dtype), dim=0)
+    margin = 0.15 * (quantiles[1] - quantiles[0]).clamp(min=1e-9)
+    return quantiles[0] - margin, quantiles[1] + margin
+
+
+def _grid(flow: Flow, schema: Schema, low: Tensor, high: Tensor, context: Tensor | None = None) -> Tensor:
+    """log p in the user's units on a grid (H, W), rows from low y to high y; minus infinity outside the columns' support."""
+    axes = [torch.linspace(float(low[k]), float(high[k]), _GRID, dtype=torch.float64) for k in range(2)]
+    y, x = torch.meshgrid(axes[1], axes[0], indexing="ij")
+    points = torch.stack((x.flatten(), y.flatten()), 1)
+    inside = torch.ones(len(points), dtype=torch.bool)
+    for place, column in enumerate(schema.columns):
+        if column.support != "real":
+            inside &= points[:, place] > (column.low if column.support == "bounded" else 0.0)
+        if column.support == "bounded":
+            inside &= points[:, place] < column.high
+    values = torch.full((len(points),), -torch.inf, dtype=torch.float64)
+    encoded, log_jacobian = schema.encode(points[inside], continuous=True)
+    with torch.no_grad():
+        found = torch.cat([flow.log_prob(part, context) for part in encoded.split(4096)])
+    values[inside] = found.double().cpu() + log_jacobian
+    return values.reshape(_GRID, _GRID)

@@ -1,0 +1,232 @@
+"""Training as a run: from a configuration to a folder that holds all that came of it, and on again after an interruption."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import models
+from ..checkpoint import load, load_state, save, save_state
+from ..config import Config
+from ..data import Dataset
+from ..errors import UserError
+from ..flow import Flow
+from ..literals import parse_logdet
+from ..parallel import Ranks, choose_device, ranks
+from ..tasks.rows import Rows
+from ..train import Callback, Diverged, Settings, Trainer
+from .folder import Metrics, RunFolder, load_dataset, machine, rows_of, versions
+
+__all__ = ["Outcome", "build_flow", "train_run"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a training run: its folder, its status, and whether this process is the one that tells."""
+
+    folder: RunFolder
+    status: dict[str, Any]
+    first: bool
+
+    @property
+    def complete(self) -> bool:
+        return self.status["status"] == "finished"
+
+
+def build_flow(config: Config, dataset: Dataset) -> Flow:
+    """The untrained flow that a configuration asks for; its weights are a function of the seed."""
+    model = config.model
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        try:
+            flow = models.dense_flow(
+                dataset.features,
+                context=dataset.schema.context_width,
+                blocks=model.blocks,
+                hidden=tuple(model.hidden),
+                lipschitz=model.lipschitz,
+                family=model.family,
+                nonlinearity=model.nonlinearity,
+                base=model.base,
+            )
+        except ValueError as error:
+            raise UserError(f"cannot build the model: {error}") from error
+    if config.train.logdet is not None:
+        flow.train_logdet = parse_logdet(config.train.logdet)
+    return flow
+
+
+def train_run(
+    config: Config,
+    out: str | Path | None,
+    *,
+    resume: bool = False,
+    init: str | Path | None = None,
+    command: str = "",
+    announce: Callable[[RunFolder, Dataset, Flow, Config], Sequence[Callback]] = lambda *_: (),
+    stop: Callable[[], bool] = lambda: False,
+) -> Outcome:
+    """Train as ``config`` says, in the folder ``out``.
+
+    Parameters
+    ----------
+    resume : go on with the run in ``out``, whose own configuration counts.
+    init : a run whose weights to start from.
+    command : for ``run.json``: how to do it again.
+    announce : called once when all is ready to train; returns further callbacks, such as a progress display.
+    stop : asked after each step; True saves and ends, to be resumed.
+
+    Raises
+    ------
+    UserError
+        For bad input, an existing folder, a damaged checkpoint.
+    Diverged
+        If training meets a number that is not finite; the last good weights are kept.
+    """
+    folder = RunFolder(Path(out or "."))
+    if resume:
+        if out is None:
+            raise UserError("--resume needs --out RUN: which run to go on with")
+        folder = RunFolder.open(out)
+        config = folder.config()
+        if folder.status().get("status") == "finished":
+            return Outcome(folder, folder.status(), True)
+    if config.train.threads is not None:
+        torch.set_num_threads(config.train.threads)
+    try:
+        device = choose_device(config.train.device)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    with ranks(device) as here:
+        dataset = load_dataset(config)
+        flow = build_flow(config, dataset).to(device)
+        train, validation = rows_of(dataset, "train"), rows_of(dataset, "validation")
+        _start(flow, train, init)
+        if not resume and config.train.minutes is not None:
+            steps = here.add(torch.tensor(_calibrate(flow, train, validation, config), device=device)) // here.count
+            config = config.model_copy(update={"train": config.train.model_copy(update={"steps": int(steps)})})
+        if not resume:
+            if here.first:
+                folder = RunFolder.create(out, dataset.name)
+                folder.write_config(config)
+                folder.update(**_describe(config, dataset, flow, device, command))
+        return _train(config, folder, flow, dataset, train, validation, here, announce, stop)
+
+
+def _start(flow: Flow, train: Rows, init: str | Path | None) -> None:
+    """Whitening and ActNorm from the training rows, or all weights from another run."""
+    if init is None:
+        batch = train.all(torch.zeros((), dtype=torch.float64), most=50_000)
+        flow.initialize(batch.x.to(flow.base.anchor.device), batch.context)
+        return
+    other = load(init, device=flow.base.anchor.device)
+    if repr(other) != repr(flow):
+        raise UserError(f"--init {init}: that run has another architecture; give the same --set model.* values and data columns")
+    flow.load_state_dict(other.state_dict())
+
+
+def settings_of(config: Config) -> Settings:
+    """The part of a configuration that the training loop reads."""
+    train = config.train
+    names = (
+        "steps",
+        "batch_size",
+        "lr",
+        "warmup",
+        "weight_decay",
+        "clip",
+        "ema",
+        "penalty",
+        "validate_every",
+        "patience",
+        "log_every",
+    )
+    return Settings(seed=config.seed, **{name: getattr(train, name) for name in names})
+
+
+def _calibrate(flow: Flow, train: Rows, validation: Rows, config: Config) -> int:
+    """How many steps fit into ``train.minutes``: measured once on a copy, then fixed, so that a resumed run is the same run."""
+    import copy
+
+    trainer = Trainer(copy.deepcopy(flow), train, validation, settings_of(config))
+    trainer.run(until=5)
+    began, done = time.monotonic(), trainer.step
+    while time.monotonic() - began < 2.0:
+        trainer.run(until=trainer.step + 5)
+    each = (time.monotonic() - began) / (trainer.step - done)
+    began = time.monotonic()
+    trainer.validate()
+    looks = 20 * (time.monotonic() - began)
+    minutes = config.train.minutes or 0.0
+    return max(20, int((60 * minutes - looks) / each))
+
+
+def _describe(config: Config, dataset: Dataset, flow: Flow, device: torch.device, command: str) -> dict[str, Any]:
+    names = list(dataset.schema.names)
+    sizes = {split: len(getattr(dataset, split)) for split in ("train", "validation", "test")}
+    data = {"name": dataset.name, "kind": dataset.kind, "columns": names, "rows": sizes, "warnings": dataset.warnings}
+    recipe = flow.recipe
+    model = {
+        "recipe": recipe["name"],  # type: ignore[index]
+        "arguments": recipe["arguments"],  # type: ignore[index]
+        "parameters": sum(parameter.numel() for parameter in flow.parameters()),
+        "family": config.model.family,
+    }
+    return {
+        "task": config.task,
+        "data": data,
+        "model": model,
+        "versions": versions(),
+        "machine": machine(device),
+        "seed": config.seed,
+        "steps": config.train.steps,
+        "step": 0,
+        "seconds": 0.0,
+        "status": "running",
+        "command": command,
+    }
+
+
+def _train(
+    config: Config,
+    folder: RunFolder,
+    flow: Flow,
+    dataset: Dataset,
+    train: Rows,
+    validation: Rows,
+    here: Ranks,
+    announce: Callable[..., Sequence[Callback]],
+    stop: Callable[[], bool],
+) -> Outcome:
+    trainer = Trainer(flow, train, validation, settings_of(config), (), here)
+    if folder.state.exists():  # a run killed before its first save starts again at step 0
+        load_state(trainer, folder.state)
+    extra = {"schema": dataset.schema.to_dict()}
+    metrics = Metrics(folder, trainer.step) if here.first else None
+    if metrics is not None:
+        trainer.callbacks = [metrics, *announce(folder, dataset, flow, config)]
+        folder.update(status="running", step=trainer.step)
+
+    def write(current: Trainer) -> None:
+        if here.first:
+            save(current.best_flow(), folder.best, extra=extra)
+            save_state(current, folder.state)
+            folder.update(step=current.step, seconds=round(current.seconds, 3))
+
+    try:
+        complete = trainer.run(save=write, save_every=config.train.checkpoint_every, stop=stop)
+    except Diverged:
+        if here.first:
+            save(trainer.best_flow(), folder.best, extra=extra)
+            folder.update(status="diverged", step=trainer.step)
+        raise
+    finally:
+        if metrics is not None:
+            metrics.close()
+    status = folder.update(status="finished" if complete else "interrupted") if here.first else {"status": "finished"}
+    return Outcome(folder, status, here.first)

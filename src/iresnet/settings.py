@@ -1,0 +1,54 @@
+"""How to train: the numbers of the training loop."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+__all__ = ["Settings"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to train.
+
+    Parameters
+    ----------
+    steps : optimiser steps in all.
+    batch_size : rows a step, over all ranks.
+    lr : the peak learning rate of AdamW; warm-up over ``warmup`` steps, then a cosine to zero.
+    weight_decay, clip : decoupled weight decay, and the norm that gradients are clipped to.
+    ema : decay of the averaged weights that are validated and kept, reached gradually; 0 for none.
+    penalty : lambda of the soft constraint lambda * sum ||W||_2^2 added to the loss. It guarantees nothing.
+    seed : of everything random.
+    validate_every : steps between validations; None for a twentieth of all.
+    patience : validations without a new best after which to stop; None never stops early.
+    log_every : steps between training records.
+    """
+
+    steps: int = 2000
+    batch_size: int = 512
+    lr: float = 5e-3
+    warmup: int = 50
+    weight_decay: float = 0.0
+    clip: float = 1.0
+    ema: float = 0.99
+    penalty: float = 0.0
+    seed: int = 0
+    validate_every: int | None = None
+    patience: int | None = None
+    log_every: int = 20
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.batch_size < 1 or self.log_every < 1 or not self.lr > 0 or not 0 <= self.ema < 1:
+            raise ValueError("training needs steps, batch_size and log_every >= 1, lr > 0 and ema in [0, 1)")
+
+    @property
+    def validation_period(self) -> int:
+        """Steps between validations."""
+        return self.validate_every or max(1, self.steps // 20)
+
+    def rate(self, step: int) -> float:
+        """The learning rate of that step, counted from 0."""
+        warm = min(1.0, (step + 1) / max(1, min(self.warmup, self.steps // 4)))
+        return self.lr * warm * 0.5 * (1 + math.cos(math.pi * step / self.steps))
