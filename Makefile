@@ -33,7 +33,7 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/pip
 
 demo: $(VENV)/.installed
 	rm -rf $(RUN)
-	$(BIN)/iresnet train digits --preset demo --out $(RUN)
+	$(BIN)/iresnet train digits --preset small-table --out $(RUN)
 	$(BIN)/iresnet sample $(RUN) -n 64 --out $(RUN)/samples.npz
 	$(BIN)/iresnet certify $(RUN)
 	$(BIN)/iresnet evaluate $(RUN)

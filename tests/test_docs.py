@@ -1,14 +1,13 @@
 """What the documentation shows runs as it stands there, and prints what it says.
 
-The fenced blocks of a page are run in their order and share their names. In ``python`` and ``pycon`` blocks, lines after a ``>>>``
-prompt are compared with what is printed; a block without prompts only has to run.
+The fenced blocks of a page, ``python`` and ``pycon``, are run in their order and share their names. What follows a prompt
+(``>>>``) is compared with what is printed; a block without prompts only has to run.
 """
 
 from __future__ import annotations
 
 import doctest
 import importlib.util
-import os
 import re
 import sys
 from pathlib import Path
@@ -76,7 +75,7 @@ def test_numbers_are_compared(tmp_path: Path) -> None:
 def test_theory_is_compared() -> None:
     """The chapter's numbers stand behind prompts, and each correction leads to the section where its number is."""
     text = (ROOT / "docs" / "theory.md").read_text(encoding="utf-8")
-    sections = {anchor(title): body for title, body in re.findall(r"^## (.+)\n(.*?)(?=^## |\Z)", text, re.M | re.S)}
+    sections = {anchor(title): body for title, body in re.findall(r"^## ([^\n]+)\n(.*?)(?=^## |\Z)", text, re.M | re.S)}
     links = re.findall(r"\]\(#([^)]+)\)", sections["14-corrections"])
     assert len(links) >= 7
     for link in links:
@@ -96,3 +95,33 @@ def example(name: str) -> ModuleType:
     sys.modules[spec.name] = module  # dataclasses look their module up by name
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.mark.slow
+def test_estimators_are_as_the_page_says() -> None:
+    """The orders and sizes that docs/estimators.md draws its advice from, on a flow trained for a moment."""
+    script = example("estimators")
+    flow, x = script.train(0, 60)
+    rows = {row.name: row.numbers for row in script.measure_estimators(flow, x[:300])}
+    assert rows["PowerSeries()"]["error made"] < rows["PowerSeries(first_trace=False)"]["error made"] / 3
+    for name in ("PowerSeries(probes=2)", "PowerSeries(probes=8)"):
+        assert rows[name]["stderr stated"] == pytest.approx(rows[name]["error made"], rel=0.15)
+    for name, numbers in rows.items():
+        assert not numbers["bias made"] > numbers["bias stated"] + 1e-5, f"{name}: more bias than stated"
+    assert rows["Exact()"]["error made"] < 0.1 * min(row["error made"] for name, row in rows.items() if name != "Exact()")
+    picard, anderson = (row.numbers for row in script.measure_solvers(flow, x[:300]))
+    assert anderson["evaluations"] < picard["evaluations"]
+
+
+@pytest.mark.slow
+def test_estimators_page_has_the_script_s_tables(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page quotes the tables that the script prints: the same columns and the same rows."""
+    script = example("estimators")
+    monkeypatch.setattr(script, "DIMENSIONS", (2, 8))
+    script.main(["--seeds", "0", "--steps", "20"])
+    printed = capsys.readouterr().out
+    page = (ROOT / "docs" / "estimators.md").read_text(encoding="utf-8")
+    heads = [line for line in printed.splitlines() if line.startswith("| ") and "`" not in line]
+    assert len(heads) == 4 and all(head in page for head in heads)
+    for name in re.findall(r"^\| (`.+?`) \|", printed, re.M):
+        assert f"| {name} |" in page, f"the page lacks {name}"

@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from .certify import certify
     from .checkpoint import load, save
     from .errors import UserError
+    from .fitting import fit
     from .flow import Flow
     from .models import dense_flow
     from .numerics.fixed_point import Anderson, NotConverged, Picard, Solution
     from .numerics.logdet import Estimate, Exact
     from .numerics.series import PowerSeries
-    from .train import fit
 
     __version__: str
 
@@ -61,7 +61,7 @@ _HOME = {
     "UserError": "errors",
     "certify": "certify",
     "dense_flow": "models",
-    "fit": "train",
+    "fit": "fitting",
     "load": "checkpoint",
     "save": "checkpoint",
 }

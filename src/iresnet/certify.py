@@ -20,6 +20,7 @@ from .bijections.residual import Residual, ResidualTransform
 from .contract.base import Bound
 from .flow import Flow
 from .numerics.linearize import linearize
+from .numerics.logdet import dense_jacobian
 from .numerics.noise import Noise
 
 __all__ = ["BlockCertificate", "Certificate", "certify"]
@@ -77,27 +78,36 @@ def certify(
     ----------
     x : rows (N, *) at which to measure; None for points drawn around what the flow calls typical.
     points : how many of them are used.
+
+    Raises
+    ------
+    ValueError
+        If there are more or fewer contexts (B, C) than rows x.
     """
     flow.eval()
+    if x is not None and context is not None and context.dim() == 2 and len(context) != len(x):
+        raise ValueError(f"{len(x)} rows to measure at need a context of as many rows, or of one for all, got {len(context)}")
     with torch.no_grad():
-        bound = (
-            flow.bind(context if flow.context else None)
-            if context is not None or not flow.context
-            else flow.bind(torch.zeros(flow.context))
-        )
+        if flow.context and context is None:
+            context = torch.zeros(flow.context)
+        if context is not None and context.dim() == 2:
+            context, points = context[:points], min(points, len(context))
+        bound = flow.bind(context)
         wide = torch.float64 if flow.base.anchor.device.type != "mps" else flow.base.anchor.dtype
         transform = bound.transform.to(wide)
-        x = _typical(flow, points, seed) if x is None else x[:points].to(flow.base.anchor)
+        x = _typical(flow, bound.transform, points, seed) if x is None else x[:points].to(flow.base.anchor)
         blocks, point = [], x.to(wide)
         for name, module, part in _parts(flow.bijection, transform):
             if isinstance(part, ResidualTransform) and isinstance(module, Residual):
                 branch = module.branch
                 constant = part.bound.lipschitz
-                measured = _expansion(part.bound, point, seed)
+                finite = all(bool(torch.isfinite(tensor).all()) for tensor in part.bound.tensors)
+                measured = _expansion(part.bound, point, seed) if finite and bool(torch.isfinite(point).all()) else math.nan
                 # A bfloat16 weight is not the number that was bounded: it voids the certificate.
                 exact = flow.base.anchor.dtype in (torch.float32, torch.float64)
                 family = getattr(branch, "family", type(branch).__name__.removesuffix("Branch").lower())
-                blocks.append(BlockCertificate(name, family, branch.guarantee, constant, measured, constant < 1 and exact))
+                holds = constant < 1 and exact and finite
+                blocks.append(BlockCertificate(name, family, branch.guarantee, constant, measured, holds))
             point = part.forward(point)
         there, back = transform.lipschitz()
         amplification = _amplification(transform, x.to(wide)) if x[0].numel() <= 512 else math.nan
@@ -113,11 +123,9 @@ def _parts(bijection: nn.Module, transform: Any) -> Iterator[tuple[str, nn.Modul
         yield "", bijection, transform
 
 
-def _typical(flow: Flow, points: int, seed: int) -> Tensor:
+def _typical(flow: Flow, parts: Any, points: int, seed: int) -> Tensor:
     """Points like data: latents pushed back through all that inverts in closed form, leaving the residual blocks out."""
     value = flow.base.sample(Noise(seed, torch.arange(points, device=flow.base.anchor.device)), points)
-    context = torch.zeros(flow.context, dtype=value.dtype, device=value.device) if flow.context else None
-    parts = flow.bind(context).transform
     for part in reversed(getattr(parts, "parts", (parts,))):
         if not isinstance(part, ResidualTransform):
             value = part.attach(value, value)
@@ -142,6 +150,9 @@ def _expansion(bound: Bound, x: Tensor, seed: int, steps: int = 30) -> float:
 
 def _amplification(transform: Any, x: Tensor, most: int = 32) -> float:
     """The largest 1 / sigma_min of the whole map's Jacobian over a few points."""
-    jacobian = torch.func.vmap(torch.func.jacrev(lambda row: transform.forward(row[None])[0].flatten()))(x[:most])
-    smallest = torch.linalg.svdvals(jacobian.reshape(len(jacobian), x[0].numel(), -1))[:, -1]
+    rows = torch.arange(min(most, len(x)), device=x.device)
+    jacobian = dense_jacobian(linearize(transform.select(rows).forward, x[rows]), x[rows])
+    if not bool(torch.isfinite(jacobian).all()):
+        return math.nan
+    smallest = torch.linalg.svdvals(jacobian)[:, -1]
     return float((1 / smallest).max())

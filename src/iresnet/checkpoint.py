@@ -31,6 +31,7 @@ __all__ = ["load", "load_extra", "load_state", "save", "save_state"]
 _MODEL = "model.safetensors"
 _HEADER = "iresnet"
 _FORMAT = 1
+_DTYPES = {str(kind).removeprefix("torch."): kind for kind in (torch.float64, torch.float32, torch.bfloat16, torch.float16)}
 
 
 def save(flow: Flow, folder: str | Path, *, extra: dict[str, Any] | None = None) -> Path:
@@ -128,10 +129,16 @@ def _rebuild(header: dict[str, Any], path: Path) -> Flow:
     recipe = header["recipe"]
     if recipe is None:
         raise UserError(f"{path} holds a flow that was built by hand; build it again and load with into=flow")
-    if recipe["name"] not in models.__all__:
-        raise UserError(f"{path}: iresnet.models has no assembly {recipe['name']!r}")
-    flow = getattr(models, recipe["name"])(**recipe["arguments"])
-    return flow.to(getattr(torch, header["dtype"]))
+    try:
+        name, arguments, dtype = recipe["name"], recipe["arguments"], _DTYPES[header["dtype"]]
+        assemble: Any = getattr(models, name) if name in models.__all__ else None
+        if not callable(assemble):
+            raise UserError(f"{path}: iresnet.models has no assembly {name!r}")
+        return assemble(**arguments).to(dtype)
+    except UserError:
+        raise
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: its recipe builds no flow: {error}") from error
 
 
 def save_state(trainer: Trainer, path: str | Path, *, extra: dict[str, Any] | None = None) -> Path:
@@ -142,7 +149,8 @@ def save_state(trainer: Trainer, path: str | Path, *, extra: dict[str, Any] | No
     for index, parameter in enumerate(trainer.parameters):
         for key, value in trainer.optimizer.state[parameter].items():
             tensors[f"optimizer.{index}.{key}"] = torch.as_tensor(value)
-    counters = {key: getattr(trainer, key) for key in ("step", "best", "since_best", "seconds", "stopped_early")}
+    counters = {key: getattr(trainer, key) for key in ("step", "best", "since_best", "seconds", "stopped_early", "counted")}
+    counters["window"] = float(trainer.window)
     header = {"format": _FORMAT, "counters": counters, "ranks": trainer.ranks.count, "extra": extra or {}}
     contiguous = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
     return write_atomic(path, save_bytes(contiguous, {_HEADER: json.dumps(header)}))

@@ -5,15 +5,14 @@ Heavy modules are imported by the command that needs them, so that ``--help`` is
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from .terminal import answer, run_app, telling
 
 if TYPE_CHECKING:
     from .runs import RunFolder
@@ -36,47 +35,8 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 
 
 def main() -> None:
-    """Run the command line: exit code 0, 2 for bad input with one sentence, 130 when interrupted."""
-    try:
-        app()
-    except KeyboardInterrupt:
-        print("iresnet: interrupted", file=sys.stderr)
-        sys.exit(130)
-    except BrokenPipeError:  # such as `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
-
-
-@contextmanager
-def _told() -> Iterator[None]:
-    """Errors that a user can act on, as one sentence and exit code 2."""
-    from .errors import UserError
-
-    try:
-        yield
-    except UserError as error:
-        _refuse(str(error))
-    except RuntimeError as error:
-        from .numerics.fixed_point import NotConverged
-        from .train import Diverged
-
-        if not isinstance(error, (Diverged, NotConverged)) and "out of memory" not in str(error):
-            raise
-        _refuse(str(error).splitlines()[0])
-    except MemoryError:
-        _refuse("out of memory; lower train.batch_size or evaluate.batch_size")
-
-
-def _refuse(message: str) -> None:
-    print(f"iresnet: {message}", file=sys.stderr)
-    sys.stderr.flush()
-    raise typer.Exit(2)
-
-
-def _answer(content: dict[str, Any], as_json: bool, lines: Callable[[], str]) -> None:
-    from .files import to_json
-
-    print(to_json(content) if as_json else lines())
+    """Run the command line; see :func:`iresnet.terminal.run`."""
+    run_app(app)
 
 
 @app.command()
@@ -93,7 +53,9 @@ def train(
         Path | None, typer.Option(help="Folder of the run.  [default: runs/DATA-1, -2, ...]", show_default=False)
     ] = None,
     task: Annotated[str, typer.Option(help="What to train for; this version has density.")] = "density",
-    preset: Annotated[str | None, typer.Option(help="demo, quick, standard or thorough.")] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="quick, small-table (up to a few thousand rows), standard or thorough.")
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps.")] = None,
     minutes: Annotated[float | None, typer.Option(help="Train about this long: the steps are measured once, then fixed.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of everything random.  [default: 0]", show_default=False)] = None,
@@ -103,7 +65,7 @@ def train(
     label: Annotated[str | None, typer.Option(help="A class column to condition on.")] = None,
     context: Annotated[str | None, typer.Option(help="Columns to condition on: a,b.")] = None,
     support: Annotated[list[str] | None, typer.Option(help="COLUMN=positive or COLUMN=bounded:LOW:HIGH; repeatable.")] = None,
-    dequantize: Annotated[str | None, typer.Option(help="none, or auto: spread discrete columns over their resolution.")] = None,
+    dequantize: Annotated[str | None, typer.Option(help="Spread columns of levels: none, auto, or A=STEP,B=STEP.")] = None,
     config: Annotated[Path | None, typer.Option(help="A TOML file with sections data, model, train, evaluate.")] = None,
     sets: Annotated[
         list[str] | None,
@@ -132,10 +94,10 @@ def train(
         "data.label": label,
         "data.context": _names(context),
         "data.support": _pairs(support),
-        "data.dequantize": dequantize,
+        "data.dequantize": _resolutions(dequantize),
     }
     options = {key: value for key, value in flat.items() if value is not None and (key != "task" or value != "density")}
-    with _told():
+    with telling():
         command = shlex.join(["iresnet", *sys.argv[1:]])
         found = train_command(
             options,
@@ -150,13 +112,28 @@ def train(
         )
         if found is None:  # another process of this run tells
             return
-        _answer(found, as_json, lambda: found["text"])
+        text = found.pop("text")
+        answer(found, as_json, lambda: text)
         if found["status"] != "finished":
             raise typer.Exit(130)
 
 
 def _names(text: str | None) -> list[str] | None:
     return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _resolutions(text: str | None) -> str | dict[str, float] | None:
+    """``COLUMN=STEP,COLUMN=STEP`` as a dict; a word such as "auto" as it is."""
+    if text is None or "=" not in text:
+        return text
+    found = {}
+    for pair in text.split(","):
+        name, _, step = pair.rpartition("=")
+        try:
+            found[name.strip()] = float(step)
+        except ValueError:
+            return text  # whoever reads it refuses it, saying how it is written
+    return found
 
 
 def _pairs(texts: list[str] | None) -> dict[str, str] | None:
@@ -182,9 +159,9 @@ def evaluate(
     """Held-out log-likelihood of a run with all its errors."""
     from .commands import evaluate_command
 
-    with _told():
+    with telling():
         content, text = evaluate_command(_open(run), split, logdet, quiet or as_json)
-        _answer(content, as_json, lambda: text)
+        answer(content, as_json, lambda: text)
 
 
 @app.command()
@@ -205,7 +182,7 @@ def sample(
     from .progress import counting
     from .runs import sample_run
 
-    with _told(), counting("sampling", n, quiet or as_json) as progress:
+    with telling(), counting("sampling", n, quiet or as_json) as progress:
         found = sample_run(
             _open(run),
             n,
@@ -216,7 +193,7 @@ def sample(
             solver=solver,
             progress=progress,
         )
-        _answer(found, as_json, lambda: f"{found['rows']} rows of {len(found['columns'])} columns in {found['out']}")
+        answer(found, as_json, lambda: f"{found['rows']} rows of {len(found['columns'])} columns in {found['out']}")
 
 
 @app.command()
@@ -233,11 +210,11 @@ def score(
     from .progress import counting
     from .runs import score_run
 
-    with _told():
+    with telling():
         folder = _open(run)
         with counting("scoring", 0, quiet or as_json) as progress:
             found = score_run(folder, data, out, logdet=logdet, missing=missing, progress=progress)
-        _answer(
+        answer(
             found,
             as_json,
             lambda: f"{found['rows']} rows scored, mean log p {found['mean_log_prob']:.4f} nats; in {found['out']}",
@@ -258,9 +235,9 @@ def reconstruct(
     """The way there and back: encode held-out rows, invert, and compare with what is guaranteed."""
     from .commands import reconstruct_command
 
-    with _told():
+    with telling():
         content, text = reconstruct_command(_open(run), rows, split, solver, quiet or as_json)
-        _answer(content, as_json, lambda: text)
+        answer(content, as_json, lambda: text)
 
 
 @app.command()
@@ -268,11 +245,11 @@ def certify(run: Run, quiet: Quiet = False, as_json: Json = False) -> None:
     """What is guaranteed about each block, beside what is measured."""
     from .runs import certify_run
 
-    with _told():
+    with telling():
         folder = _open(run)
         content = certify_run(folder)
         _write_report(folder)
-        _answer(content, as_json, lambda: content["table"])
+        answer(content, as_json, lambda: content["table"])
 
 
 def _write_report(folder: RunFolder) -> None:

@@ -14,9 +14,10 @@ from .config import Config, build_config
 from .data import Dataset
 from .errors import UserError
 from .flow import Flow
+from .numerics.fixed_point import NotConverged
 from .progress import TrainingProgress, counting
 from .report import plus_minus, write_report
-from .runs import RunFolder, certify_run, draw, evaluate_run, load_dataset, reconstruct_run, train_run
+from .runs import RunFolder, certify_run, draw, evaluate_run, reconstruct_run, train_run
 
 __all__ = ["evaluate_command", "reconstruct_command", "train_command"]
 
@@ -27,7 +28,8 @@ def _stopping() -> Iterator[Callable[[], bool]]:
     asked = threading.Event()
 
     def ask(number: int, frame: Any) -> None:
-        if asked.is_set():
+        # torchrun answers Ctrl-C with a SIGTERM of its own: only a second Ctrl-C is a person who will not wait.
+        if asked.is_set() and number == signal.SIGINT:
             raise KeyboardInterrupt
         asked.set()
 
@@ -80,20 +82,24 @@ def train_command(
     UserError
         For bad input.
     """
-    if resume and (preset or config or sets or init or set(options) - {"data.name"}):
-        raise UserError("--resume goes on with the run's own settings: give only --out RUN with it")
+    if resume:
+        given = options.pop("data.name", None)
+        if preset or config or sets or init or options:
+            raise UserError("--resume goes on with the run's own settings: give only --out RUN with it")
+        if given and out and given != RunFolder.open(out).config().data.name:
+            raise UserError(f"{out} was trained on {RunFolder.open(out).config().data.name}: leave {given} out of --resume")
     settings = build_config(preset=preset, file=config, options=options, sets=list(sets))
     if not resume and not settings.data.name:
         raise UserError("what shall be learned? Give DATA: a built-in name such as moons, or the path of a table")
     shown: list[TrainingProgress] = []
 
     def announce(folder: RunFolder, dataset: Dataset, flow: Flow, used: Config) -> Sequence[Callable[[dict[str, Any]], None]]:
+        if not quiet:
+            _say(f"{dataset.describe()}\n{_parameters(flow)} in {folder.path}")
+        for warning in [*dataset.warnings, *_floored(flow)]:
+            _say(f"warning: {warning}")
         if quiet:
             return ()
-        _say(f"{dataset.describe()}\n{_parameters(flow)} in {folder.path}")
-        for warning in dataset.warnings:
-            _say(f"warning: {warning}")
-        _say(_floored(flow))
         shown.append(TrainingProgress(used.train.steps, figure_of(dataset), folder.status().get("step", 0)))
         return shown
 
@@ -125,31 +131,30 @@ def _parameters(flow: Flow) -> str:
     return f"{sum(parameter.numel() for parameter in flow.parameters()):,} parameters"
 
 
-def _floored(flow: Flow) -> str:
+def _floored(flow: Flow) -> list[str]:
     """What whitening had to raise: directions in which the data have no spread."""
     from .bijections import Whiten
 
     raised = sum(int(part.floored) for part in flow.modules() if isinstance(part, Whiten))
     floor = next((part.floor for part in flow.modules() if isinstance(part, Whiten)), 0.0)
     if not raised:
-        return ""
-    told = f"whitening: {raised} eigenvalues of the covariance were raised to {floor:g} of the largest"
-    return f"{told}; the density is unbounded in those directions"
+        return []
+    told = "1 eigenvalue of the covariance was" if raised == 1 else f"{raised} eigenvalues of the covariance were"
+    return [f"whitening: {told} raised to {floor:g} of the largest; the density is unbounded in those directions"]
 
 
 def _conclude(folder: RunFolder, quiet: bool) -> tuple[dict[str, Any], str]:
-    split = "test" if len(load_dataset(folder.config()).test) else "train"
-    evaluation, text = evaluate_command(folder, split, None, quiet, report=False)
-    certificate = certify_run(folder)
-    if certificate["holds"]:
-        evaluation["roundtrip"] = reconstruct_command(folder, None, split, None, quiet, report=False)[0]
-        draw(folder)
+    evaluation, text = evaluate_command(folder, "test", None, quiet, report=False)
+    told = "every block certified invertible"
+    if certify_run(folder)["holds"]:
+        try:
+            evaluation["roundtrip"] = reconstruct_command(folder, None, "test", None, quiet, report=False)[0]
+            draw(folder)
+        except NotConverged as error:  # such as a tolerance below what rounding leaves possible
+            told = f"{told}, but an inverse was not found: {error}"
+    else:
+        told = "NOT every block is certainly invertible: no samples drawn"
     write_report(folder.path)
-    told = (
-        "every block certified invertible"
-        if certificate["holds"]
-        else "NOT every block is certainly invertible: no samples drawn"
-    )
     return evaluation, f"{text}\n{told}; see {folder.path / 'report.html'}"
 
 
@@ -169,7 +174,7 @@ def evaluate_command(
 
 def _figures(content: dict[str, Any]) -> str:
     rows = [("log p, nats per row", content["log_prob"]), ("bits/dim", content["bits_per_dim"])]
-    lines = [f"{content['split']} set, {content['rows']} rows, {content['logdet']}, {content['seconds']:.1f} s"]
+    lines = [f"{content['split']} set, {_count(content['rows'])}, {content['logdet']}, {content['seconds']:.1f} s"]
     for name, figure in rows:
         if figure is not None:
             told = f"{_error(figure['stderr_estimator'])} (estimator)  {_error(figure['stderr_data'])} (finite test set)"
@@ -181,6 +186,10 @@ def _figures(content: dict[str, Any]) -> str:
     for name, value in content["baselines"].items():
         lines.append(f"  {name:<28} {value:>12.4f}")
     return "\n".join(lines)
+
+
+def _count(rows: int) -> str:
+    return f"{rows:,} row" + ("s" if rows != 1 else "")
 
 
 def _error(value: float) -> str:

@@ -43,9 +43,9 @@ class DataConfig(_Section):
 class ModelConfig(_Section):
     """The flow: arguments of :func:`iresnet.dense_flow`."""
 
-    blocks: int = Field(default=8, ge=1, le=1000)
-    hidden: list[int] = Field(default=[64, 64], min_length=1)
-    lipschitz: float = Field(default=0.97, gt=0, lt=1)
+    blocks: int = Field(default=16, ge=1, le=1000)
+    hidden: list[int] = Field(default=[32, 32], min_length=1)
+    lipschitz: float = Field(default=0.99, gt=0, lt=1)
     family: str = "sandwich"
     nonlinearity: str = "tanh"
     base: str = "normal"
@@ -130,12 +130,18 @@ class Config(_Section):
     evaluate: EvaluateConfig = EvaluateConfig()
 
 
-# What a preset changes; its expected figures and times are in docs/presets.md.
+# What a preset changes; expected figures and times are in docs/command-line.md.
 PRESETS: dict[str, dict[str, Any]] = {
-    "demo": {"train.steps": 600, "train.validate_every": 100, "model.blocks": 6},
-    "quick": {"train.steps": 500, "model.blocks": 4},
+    "quick": {"model.blocks": 8, "train.steps": 500},
+    "small-table": {
+        "model.blocks": 8,
+        "model.base": "student",
+        "train.lr": 5e-3,
+        "train.steps": 800,
+        "train.validate_every": 20,
+    },
     "standard": {},
-    "thorough": {"train.steps": 20_000, "model.blocks": 16, "train.ema": 0.999},
+    "thorough": {"train.steps": 20_000, "train.batch_size": 1024, "train.ema": 0.999},
 }
 
 

@@ -7,7 +7,7 @@ once with :meth:`Flow.bind`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from .bases import Base
 from .bijections.base import Bijection, Transform
 from .bijections.chain import ChainTransform
-from .numerics.fixed_point import Anderson, Solution, Solver
+from .numerics.fixed_point import Picard, Solution, Solver
 from .numerics.logdet import Estimate, LogDet
 from .numerics.noise import Noise
 from .numerics.series import PowerSeries
@@ -78,7 +78,7 @@ class BoundFlow:
             for solution, part in pieces:
                 bound = bound * part.lipschitz()[1] + solution.error_bound
             found = value.to(z.dtype)
-            bound = (bound + (found.to(value.dtype) - value).flatten(1).norm(dim=1)).nan_to_num(nan=torch.inf)
+            bound = (bound + (found.to(value.dtype) - value).flatten(1).norm(dim=1)).nan_to_num(nan=torch.inf, posinf=torch.inf)
             back = self.transform.to(value.dtype).forward(found.to(value.dtype))
             return Inversion(
                 found,
@@ -93,6 +93,10 @@ class BoundFlow:
         """Data of latents, differentiable; see :meth:`Flow.decode`."""
         value = self.invert(z, solver=solver).value
         return self.transform.attach(z, value) if torch.is_grad_enabled() else value
+
+    def to(self, dtype: torch.dtype) -> BoundFlow:
+        """The same flow, of the same weights, computed in another precision."""
+        return replace(self, transform=self.transform.to(dtype))
 
     def latents(self, count: int, noise: Noise) -> Tensor:
         """``count`` draws of the base."""
@@ -129,7 +133,7 @@ class Flow(nn.Module):
         self.bijection, self.base, self.context, self.embed = bijection, base, context, embed
         self.train_logdet: LogDet = train_logdet or PowerSeries(terms=2, roulette="adaptive")
         self.eval_logdet: LogDet = eval_logdet or PowerSeries(probes=4)
-        self.solver: Solver = solver or Anderson()
+        self.solver: Solver = solver or Picard()
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -28,4 +28,7 @@ def first_bad(flow: Flow, batch: Batch) -> str:
             x = part.forward(x)
             if not bool(torch.isfinite(x).all()):
                 return f"first after block {index}"
-    return "in the gradient"
+    for name, parameter in flow.named_parameters():
+        if parameter.grad is not None and not bool(torch.isfinite(parameter.grad).all()):
+            return f"in the gradient of {name}"
+    return "in the loss"

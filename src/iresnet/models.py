@@ -21,7 +21,7 @@ __all__ = ["BASES", "dense_flow"]
 BASES: dict[str, type[Base]] = {"diagonal": DiagonalNormal, "normal": StandardNormal, "student": StudentT}
 
 # Up to here the full Jacobian costs less than, or about as much as, an estimate of comparable use: docs/estimators.md.
-_EXACT_TRAIN, _EXACT_EVAL = 8, 256
+_EXACT_TRAIN, _EXACT_EVAL = 5, 128
 
 
 def _remembered(assemble: Callable[..., Flow]) -> Callable[..., Flow]:

@@ -27,7 +27,7 @@ from .settings import Settings
 from .tasks.density import DensityLoss, Figure, evaluate
 from .tasks.rows import Rows
 
-__all__ = ["Diverged", "Settings", "Trainer", "fit"]
+__all__ = ["Diverged", "Settings", "Trainer"]
 
 Record = dict[str, Any]
 Callback = Callable[[Record], None]
@@ -37,7 +37,7 @@ _CHECK_EVERY = 16  # on a GPU: looking at the loss makes the host wait
 
 
 class Trainer:
-    """Trains a flow on rows; :func:`fit` and the command line are thin clothes around it.
+    """Trains a flow on rows; :func:`iresnet.fit` and the command line are thin clothes around it.
 
     Parameters
     ----------
@@ -68,6 +68,8 @@ class Trainer:
         self.parameters = [parameter for parameter in flow.parameters() if parameter.numel() > 0]
         self.optimizer = torch.optim.AdamW(self.parameters, lr=settings.lr, betas=(0.9, 0.99), weight_decay=settings.weight_decay)
         self.step, self.best, self.since_best, self.seconds = 0, -math.inf, 0, 0.0
+        self.window: Tensor | float = 0.0  # losses added up, and their number, since the last training record
+        self.counted = 0
         self.average = {key: value.detach().clone() for key, value in flow.state_dict().items()}
         self.best_state: dict[str, Tensor] | None = None
         self.logdet: LogDet | None = (
@@ -112,24 +114,23 @@ class Trainer:
             If loss or gradient stop being finite; the flow then holds the last state known to be good.
         """
         settings, last = self.settings, min(until or self.settings.steps, self.settings.steps)
-        began, window, counted = time.monotonic() - self.seconds, None, 0
-        while self.step < last:
+        began = time.monotonic() - self.seconds
+        while self.step < last and not self.stopped_early:
             loss, norm, halt = self._advance(stop())
-            window, counted = loss if window is None else window + loss, counted + 1
+            self.window, self.counted = self.window + loss, self.counted + 1
             look = self.ranks.device.type == "cpu" or self.step % _CHECK_EVERY == 0 or self.step == last
             if look and not (math.isfinite(float(norm)) and math.isfinite(float(loss))):
-                self._diverged()
+                self._diverged(self.step)
             self.seconds = time.monotonic() - began
-            if self.step % settings.log_every == 0 or self.step == last:
-                record = {"loss": float(window) / counted, "grad_norm": float(norm), "lr": settings.rate(self.step - 1)}
+            if self.step % settings.log_every == 0 or self.step == settings.steps:
+                record = {"loss": float(self.window) / self.counted, "grad_norm": float(norm), "lr": settings.rate(self.step - 1)}
                 self._tell("train", record)
-                window, counted = None, 0
+                self.window, self.counted = 0.0, 0
             if self.step % settings.validation_period == 0 or self.step == settings.steps:
                 self.validate()
                 self.seconds = time.monotonic() - began
-                if settings.patience is not None and self.since_best > settings.patience:
+                if settings.patience is not None and self.since_best >= settings.patience:
                     self.stopped_early = True
-                    break
             if halt:
                 break
             if save is not None and save_every and self.step % save_every == 0 and self.step < last:
@@ -165,7 +166,10 @@ class Trainer:
             group["lr"] = settings.rate(step)
         self.optimizer.zero_grad(set_to_none=True)
         objective.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, settings.clip)
+        norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in self.parameters if parameter.grad is not None])
+        if self.ranks.device.type == "cpu" and not math.isfinite(float(norm)):
+            self._diverged(step + 1)  # before the step, which would spread it to every weight
+        torch.nn.utils.clip_grads_with_norm_(self.parameters, settings.clip, norm)
         self.optimizer.step()
         self.step += 1
         self._follow()
@@ -190,11 +194,11 @@ class Trainer:
 
     def validate(self) -> None:
         """Figures of the averaged weights on the validation rows, shared among ranks; keeps the best."""
-        self.remember()
         if self.validation is None or len(self.validation) == 0:
+            self.remember()
             self.best_state = {key: value.clone() for key, value in self.average.items()}
             return
-        current = self._good
+        current = {key: value.detach().clone() for key, value in self.flow.state_dict().items()}
         self.flow.load_state_dict(self.average)
         figure = self._figure()
         better = figure.value > self.best
@@ -204,6 +208,8 @@ class Trainer:
         else:
             self.since_best += 1
         self.flow.load_state_dict(current)
+        if math.isfinite(figure.value):
+            self.remember()
         record = {"log_prob": figure.value, "stderr_estimator": figure.stderr_estimator}
         self._tell("validation", record | {"stderr_data": figure.stderr_data, "bias": figure.bias, "best": better})
 
@@ -214,7 +220,7 @@ class Trainer:
             mine = self.ranks.part(torch.arange(len(rows)))
             numbers = mine if rows.numbers is None else rows.numbers[mine]
             rows = Rows(rows.values[mine], None if rows.context is None else rows.context[mine], rows.schema, numbers)
-        figure, values = evaluate(self.flow, rows, logdet=self.logdet, seed=self.settings.seed)
+        figure, values = evaluate(self.flow, rows, logdet=self.logdet, seed=self.settings.seed, dtype=self.flow.base.anchor.dtype)
         if self.ranks.count == 1:
             return figure
         count = len(values)
@@ -233,52 +239,11 @@ class Trainer:
         for callback in self.callbacks:
             callback(record)
 
-    def _diverged(self) -> None:
-        where = first_bad(self.flow, self.rows.batch(self.places(self.step - 1)[:256], Noise(), self.flow.base.anchor))
+    def _diverged(self, step: int) -> None:
+        where = first_bad(self.flow, self.rows.batch(self.places(step - 1), Noise(), self.flow.base.anchor))
         self.flow.load_state_dict(self._good)
+        self.average = {key: value.clone() for key, value in self._good.items()}
         raise Diverged(
-            f"training met a number that is not finite at step {self.step}, {where}; the last good weights are kept: "
+            f"training met a number that is not finite at step {step}, {where}; the last good weights are kept: "
             f"lower the learning rate (now {self.settings.lr:g}) or look at the data for extreme values"
         )
-
-
-def fit(
-    flow: Flow,
-    x: Tensor,
-    context: Tensor | None = None,
-    *,
-    steps: int = 2000,
-    batch_size: int = 512,
-    lr: float = 5e-3,
-    seed: int = 0,
-    validation: Tensor | tuple[Tensor, Tensor] | None = None,
-    callbacks: Sequence[Callback] = (),
-    **settings: Any,
-) -> list[Record]:
-    """Initialise ``flow`` on x (N, *) if it is not yet, train it in place by maximum likelihood, and return the history.
-
-    Parameters
-    ----------
-    flow : left in evaluation mode with the best averaged weights.
-    x, context : rows (N, *) and, for a conditional flow, (N, C).
-    steps, batch_size, lr, seed : see :class:`Settings`, as for the further ``settings``.
-    validation : rows, or (rows, context), that choose the best weights; None keeps the last averaged ones.
-    callbacks : called with each record.
-
-    Raises
-    ------
-    Diverged
-        If loss or gradient stop being finite.
-    """
-    held = validation if isinstance(validation, tuple) or validation is None else (validation, None)
-    history: list[Record] = []
-    flow.initialize(x, context)
-    trainer = Trainer(
-        flow,
-        Rows(x.cpu(), context),
-        None if held is None else Rows(held[0].cpu(), held[1]),
-        Settings(steps=steps, batch_size=batch_size, lr=lr, seed=seed, **settings),
-        [history.append, *callbacks],
-    )
-    trainer.run()
-    return history

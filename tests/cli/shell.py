@@ -47,7 +47,8 @@ def refused(*words: object) -> str:
 def start(*words: object, cwd: Path, **more: Any) -> subprocess.Popen[str]:
     """A process of its own."""
     command = [sys.executable, "-m", "iresnet", *map(str, words)]
-    return subprocess.Popen(command, cwd=cwd, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(), **more)
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, cwd=cwd, text=True, stdout=pipe, stderr=pipe, env=environment(), **more)
 
 
 def environment() -> dict[str, str]:

@@ -55,15 +55,25 @@ def rows(count: int, features: int, seed: int = 0, scale: float = 1.5) -> Tensor
 
 
 def flow(
-    features: int = 2, context: int = 0, blocks: int = 3, family: str = "sandwich", base: str = "normal", seed: int = 0, **more: Any
+    features: int = 2,
+    context: int = 0,
+    blocks: int = 3,
+    family: str = "sandwich",
+    base: str = "normal",
+    seed: int = 0,
+    **more: Any,
 ) -> Flow:
     """A flow in float64 of whitening, ActNorm and residual blocks with random parameters, set from random data."""
     parts: list[Any] = [Whiten(features)]
     for index in range(blocks):
-        made = branch(family, features, (8, 8), more.get("lipschitz", 0.8), more.get("nonlinearity", "elu"), context, seed=seed + index)
+        made = branch(
+            family, features, (8, 8), more.get("lipschitz", 0.8), more.get("nonlinearity", "elu"), context, seed=seed + index
+        )
         parts += [ActNorm(features, context), Residual(made)]
     parts.append(ActNorm(features, context))
-    made = Flow(Chain(parts), BASES[base](features), context=context, **{k: more[k] for k in ("eval_logdet", "solver") if k in more})
+    made = Flow(
+        Chain(parts), BASES[base](features), context=context, **{k: more[k] for k in ("eval_logdet", "solver") if k in more}
+    )
     made.double()
     given = None if context == 0 else rows(200, context, seed + 2)
     mix = torch.eye(features, dtype=torch.float64) + 0.4 * rows(features, features, seed + 3, 1.0).tril(-1)

@@ -79,7 +79,9 @@ class AffineTransform:
         return self.forward(x), Estimate.sure(self.log_scale.sum(-1).expand(x.shape[0]))
 
     def inverse(self, z: Tensor, solver: Solver) -> Solution:
-        return exactly((z - self.shift.to(z.dtype)) * torch.exp(-self.log_scale.to(z.dtype)))
+        value = (z - self.shift.to(z.dtype)) * torch.exp(-self.log_scale.to(z.dtype))
+        # One rounding each of the difference and the product, and the exponential's, all relative.
+        return exactly(value, 2 * torch.finfo(z.dtype).eps * value.flatten(1).norm(dim=1))
 
     def attach(self, z: Tensor, x: Tensor) -> Tensor:
         return (z - self.shift) * torch.exp(-self.log_scale)

@@ -63,12 +63,12 @@ class Bijection(nn.Module):
         return self.bind(context).forward(x)
 
 
-def exactly(value: Tensor) -> Solution:
-    """A solution in closed form: no steps, and an error of rounding only, which is not bounded."""
+def exactly(value: Tensor, rounding: Tensor) -> Solution:
+    """A solution in closed form: no steps, and an error of ``rounding`` (B,) only."""
     rows, device = value.shape[0], value.device
     return Solution(
         value,
-        torch.zeros(rows, dtype=value.dtype, device=device),
+        rounding,
         torch.zeros(rows, dtype=torch.int64, device=device),
-        torch.ones(rows, dtype=torch.bool, device=device),
+        torch.isfinite(rounding),
     )

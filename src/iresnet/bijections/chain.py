@@ -72,7 +72,7 @@ class ChainTransform:
         if bound is None or steps is None or converged is None:
             zero = z.new_zeros(z.shape[0])
             return Solution(z, zero, zero.long(), zero == 0)
-        return Solution(value, bound.nan_to_num(nan=math.inf), steps, converged)
+        return Solution(value, bound.nan_to_num(nan=math.inf, posinf=math.inf), steps, converged)
 
     def trace_inverse(self, z: Tensor, solver: Solver) -> Iterable[tuple[Solution, Transform]]:
         """The solutions of the parts, last to first: what :meth:`inverse` adds up."""
@@ -83,7 +83,7 @@ class ChainTransform:
 
     def attach(self, z: Tensor, x: Tensor) -> Tensor:
         with torch.no_grad():
-            points = [x.detach()]
+            points = [x.detach()] if self.parts else []
             for part in self.parts[:-1]:
                 points.append(part.forward(points[-1]))
         for part, point in zip(reversed(self.parts), reversed(points), strict=True):

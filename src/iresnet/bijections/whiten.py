@@ -91,7 +91,9 @@ class WhitenTransform:
         return self.forward(x), Estimate.sure(-self.triangle.diagonal().log().sum().expand(x.shape[0]))
 
     def inverse(self, z: Tensor, solver: Solver) -> Solution:
-        return exactly(self.attach(z, z))
+        value, eps = self.attach(z, z), torch.finfo(z.dtype).eps
+        size = z.abs() @ self.triangle.to(z.dtype).mT.abs() + self.mean.to(z.dtype).abs()
+        return exactly(value, 0.5 * eps * (z.shape[1] + 1) * size.norm(dim=1) + eps * value.norm(dim=1))
 
     def attach(self, z: Tensor, x: Tensor) -> Tensor:
         return z @ self.triangle.to(z.dtype).mT + self.mean.to(z.dtype)

@@ -75,7 +75,13 @@ class Branch(nn.Module):
 
     def bind(self, context: Tensor | None = None) -> Bound:
         """Constrain the weights once and return the pure function x -> g(x)."""
-        return self.assemble(self.constrain(*self.raw()), context)
+        return self.assemble(_constrained(self, *self.raw()), context)
+
+
+def _constrained(branch: Branch, *raw: Tensor) -> tuple[Tensor, ...]:
+    """The weights in their own precision, also where autocast rounds what is done with them."""
+    with torch.autocast(raw[0].device.type, enabled=False):
+        return branch.constrain(*raw)
 
 
 def bind_all(branches: Sequence[Branch], context: Tensor | None = None) -> list[Bound]:
@@ -90,7 +96,7 @@ def bind_all(branches: Sequence[Branch], context: Tensor | None = None) -> list[
             bound[members[0]] = first.bind(context)
             continue
         raw = [torch.stack(tensors) for tensors in zip(*(branches[index].raw() for index in members), strict=True)]
-        weights = [weight.unbind(0) for weight in first.constrain(*raw)]
+        weights = [weight.unbind(0) for weight in _constrained(first, *raw)]
         for place, index in enumerate(members):
             bound[index] = branches[index].assemble(tuple(weight[place] for weight in weights), context)
     return [bound[index] for index in range(len(branches))]

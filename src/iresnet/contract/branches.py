@@ -178,8 +178,8 @@ class NormalizedBranch(DenseBranch):
 def _bjorck(weight: Tensor, steps: int) -> Tensor:
     r"""The orthonormal factor of ``weight`` by :math:`A \leftarrow A (3 I - A^T A) / 2`, never above norm one.
 
-    s -> (3 s - s^3) / 2 maps [0, 1] into itself but diverges above sqrt(3), so the start is divided by a sound bound. Rounding is
-    divided out at the end.
+    s -> (3 s - s^3) / 2 maps [0, 1] into itself, but finds a wrong factor above sqrt(3) and diverges above sqrt(5), so the start
+    is divided by a sound bound. Rounding is divided out at the end.
     """
     small = weight / gram_bound(weight).clamp(min=torch.finfo(weight.dtype).tiny)[..., None, None]
     small = small if weight.shape[-2] >= weight.shape[-1] else small.mT

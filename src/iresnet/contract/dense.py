@@ -39,11 +39,13 @@ class DenseBound:
     activation: Activation
     certified: float | None = None
 
-    @cached_property
+    @property
     def lipschitz(self) -> float:
         """A sound upper bound of the Lipschitz constant, whatever way the weights were made."""
-        if self.certified is not None:
-            return self.certified
+        return self.certified if self.certified is not None else self._measured
+
+    @cached_property
+    def _measured(self) -> float:
         with torch.no_grad():
             product = self.activation.lipschitz ** (len(self.weights) - 1)
             for weight in self.weights:
@@ -127,22 +129,31 @@ class DenseBound:
     def rounding(self, x: Tensor) -> Tensor:
         r"""Bound (B,) of the 2-norm rounding error of one evaluation at x, by running error analysis.
 
-        A product errs by at most :math:`\frac{n \epsilon}{2} \|W\|_F \|h\|`, an addition or an activation by a few units of its
-        result; errors of earlier layers grow by :math:`\|W\|_2` and the activation's constant.
+        A product and its offset err by at most :math:`\frac{n \epsilon}{2} (|W| |h| + |b|)`, an addition or an activation by
+        a few units of its result; errors of earlier layers grow by W and the activation's constant. That is added up twice, and
+        the smaller of the two is returned: in norms (:math:`\|W\|_F \|h\|`, growth :math:`\|W\|_2`), and entry by entry, which is
+        larger for wide layers but does not see the scalings by which sandwich layers make large weights cancel.
         """
         with torch.no_grad():
-            eps = torch.finfo(x.dtype).eps
-            hidden, error = x, torch.zeros(x.shape[0], dtype=x.dtype, device=x.device)
+            eps, constant = torch.finfo(x.dtype).eps, self.activation.lipschitz
+            hidden, error, entries = x, torch.zeros(x.shape[0], dtype=x.dtype, device=x.device), torch.zeros_like(x)
             for index, (weight, offset) in enumerate(zip(self.weights, self.offsets, strict=True)):
                 spectral, frobenius = self._sizes[index]
-                before = torch.linalg.vector_norm(hidden, dim=1)
+                share = 0.5 * eps * (weight.shape[1] + 1)
+                entries = linear(entries + share * hidden.abs(), weight.abs()) + share * offset.abs()
+                error = spectral * error + share * (frobenius * _norm(hidden) + _norm(offset))
                 hidden = _affine(hidden, weight, offset)
-                error = spectral * error + 0.5 * eps * weight.shape[1] * frobenius * before
-                error = error + eps * torch.linalg.vector_norm(hidden, dim=1)
+                entries, error = entries + eps * hidden.abs(), error + eps * _norm(hidden)
                 if index < len(self.weights) - 1:
                     hidden = self.activation(hidden)
-                    error = self.activation.lipschitz * error + 4 * eps * torch.linalg.vector_norm(hidden, dim=1)
-            return error
+                    # Where entries mix, none errs by more than all did.
+                    entries = entries if self.activation.elementwise else _norm(entries)[:, None].expand_as(hidden)
+                    entries, error = constant * entries + 4 * eps * hidden.abs(), constant * error + 4 * eps * _norm(hidden)
+            return torch.minimum(error, _norm(entries))
+
+
+def _norm(x: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(x, dim=-1)
 
 
 def _affine(x: Tensor, weight: Tensor, offset: Tensor) -> Tensor:

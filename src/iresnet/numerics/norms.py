@@ -129,19 +129,21 @@ def gram_bound(weight: Tensor, steps: int = 6) -> Tensor:
     with torch.autocast(weight.device.type, enabled=False):
         exact = _exact_products(weight)
         bound = _Gram.apply(exact, steps)[0]
-        bound = bound * (1.0 + rounding_margin(weight.shape[-2], weight.shape[-1], exact.dtype))
-        return bound.to(torch.promote_types(weight.dtype, torch.float32))
+        # The margin is that of the result: a bound found in float64 is rounded once more on its way back to float32.
+        dtype = torch.promote_types(weight.dtype, torch.float32)
+        return (bound * (1.0 + rounding_margin(weight.shape[-2], weight.shape[-1], dtype))).to(dtype)
 
 
 def frobenius_bound(weight: Tensor) -> Tensor:
     r"""Sound upper bound :math:`\|W\|_2 \le \|W\|_F`, shape (...) for weight (..., m, n). Loose by up to sqrt(rank)."""
     exact = _exact_products(weight)
-    margin = torch.finfo(exact.dtype).eps * (math.sqrt(weight.shape[-2] * weight.shape[-1]) + 64)
+    dtype = torch.promote_types(weight.dtype, torch.float32)
+    margin = torch.finfo(dtype).eps * (math.sqrt(weight.shape[-2] * weight.shape[-1]) + 64)
     # Squares of entries beyond 1e19 overflow and below 1e-19 vanish in float32: scale first. Zero gets gradient zero.
     peak = exact.detach().abs().amax(dim=(-2, -1), keepdim=True)
     peak = torch.where(peak > 0, peak, torch.ones_like(peak))
     bound = torch.linalg.vector_norm(exact / peak, dim=(-2, -1)) * peak[..., 0, 0] * (1.0 + margin)
-    return bound.to(torch.promote_types(weight.dtype, torch.float32))
+    return bound.to(dtype)
 
 
 def orthogonal_bound(matrix: Tensor) -> Tensor:

@@ -144,7 +144,8 @@ class PowerSeries:
                 if self.roulette == "adaptive":
                     norm = vector.detach().flatten(2).norm(dim=-1)
                     left = min(left, float((norm / length.clamp(min=torch.finfo(norm.dtype).tiny)).max()))
-                keep = self._survival(step - (self.terms or 1), lipschitz, left / before)
+                shrunk = left / before if before > 0 else 0.0  # a branch that is still zero has nothing left
+                keep = self._survival(step - (self.terms or 1), lipschitz, shrunk)
                 if noise.at(step).uniform() >= keep:
                     return totals, weights, torch.zeros_like(totals[0])
                 reached *= keep
@@ -154,14 +155,15 @@ class PowerSeries:
         """Probability of a further term, ``index`` beyond those always computed. It may depend on all seen so far: the weights
         undo it."""
         if self.roulette == "geometric":
-            return self.tail if self.tail is not None else min(max(lipschitz**2, 0.25), 0.99)
+            return self.tail if self.tail is not None else max(lipschitz**2, 0.25) if lipschitz < 1 else 0.98
         if self.roulette == "poisson":
             mean = self.tail or 2.0
             # P(N > index) / P(N >= index), by the regularised incomplete gamma function.
             order = torch.tensor([float(index + 1), float(max(index, 1))], dtype=torch.float64)
             above = torch.special.gammainc(order, torch.tensor(mean, dtype=torch.float64)).tolist()
             return above[0] / (above[1] if index > 0 else 1.0)
-        return min(max(shrunk, 0.05), 0.98)
+        # A certified branch shrinks the probe at each term, so this ends; one without a certificate may not.
+        return max(shrunk, 0.05) if lipschitz < 1 else min(max(shrunk, 0.05), 0.98)
 
 
 def _inner(left: Tensor, right: Tensor) -> Tensor:

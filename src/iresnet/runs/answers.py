@@ -20,7 +20,7 @@ from ..literals import parse_logdet, parse_solver
 from ..numerics.noise import Noise
 from ..tasks.density import Figure, evaluate
 from ..tasks.rows import Rows
-from .folder import RunFolder, load_dataset, rows_of
+from .folder import RunFolder, rows_of
 
 __all__ = ["certify_run", "evaluate_run", "reconstruct_run"]
 
@@ -42,7 +42,7 @@ def evaluate_run(
     UserError
         If the run's data are gone, the split is empty, or ``logdet`` names no estimator.
     """
-    config, dataset = folder.config(), load_dataset(folder.config())
+    config, dataset = folder.config(), folder.dataset()
     flow, _ = folder.flow()
     flow.to(device)
     rows = rows_of(dataset, split)
@@ -115,11 +115,18 @@ def _gaussian(train: Rows, rows: Rows, seed: int) -> float:
 
 
 def certify_run(folder: RunFolder, *, points: int = 256) -> dict[str, Any]:
-    """The certificate of the run's flow, measured at training rows; also written to ``certificate.json``."""
+    """The certificate of the run's flow, measured at training rows or, if they are gone, at points like them.
+
+    Also written to ``certificate.json``.
+    """
     flow, _ = folder.flow()
-    dataset, config = load_dataset(folder.config()), folder.config()
-    batch = rows_of(dataset, "train").all(torch.zeros((), dtype=torch.float64), Noise(config.seed), most=points)
-    certificate = certify(flow, batch.x, batch.context, points=points, seed=config.seed)
+    seed = folder.config().seed
+    try:
+        batch = rows_of(folder.dataset(), "train").all(torch.zeros((), dtype=torch.float64), Noise(seed), most=points)
+    except UserError:  # the bounds need no data
+        certificate = certify(flow, points=points, seed=seed)
+    else:
+        certificate = certify(flow, batch.x, batch.context, points=points, seed=seed)
     content = certificate.to_dict()
     write_json(folder.path / "certificate.json", content)
     return content | {"table": str(certificate)}
@@ -145,7 +152,7 @@ def reconstruct_run(
     UserError
         If the split is empty or ``solver`` names none.
     """
-    config, dataset = folder.config(), load_dataset(folder.config())
+    config, dataset = folder.config(), folder.dataset()
     flow, schema = folder.flow()
     named = solver or config.evaluate.solver
     chosen = parse_solver(named) if named else flow.solver

@@ -12,7 +12,7 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
 import os
 import platform
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ from ..files import read_json, write_atomic, write_json
 from ..flow import Flow
 from ..tasks.rows import Rows
 
-__all__ = ["Metrics", "RunFolder", "load_dataset", "rows_of"]
+__all__ = ["RunFolder", "fingerprint", "load_dataset", "rows_of"]
 
 
 @dataclass(frozen=True)
@@ -53,16 +53,22 @@ class RunFolder:
             while (Path("runs") / f"{name}-{number}").exists():
                 number += 1
             path = Path("runs") / f"{name}-{number}"
-        folder = Path(path)
-        if (folder / "run.json").exists():
-            raise UserError(f"{folder} already holds a run; continue it with --resume or choose another --out")
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise UserError(f"{folder} already exists and is not an empty folder; choose another --out")
+        folder = cls.vacant(path)
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"cannot make the folder {folder}: {error.strerror or error}") from error
         return cls(folder)
+
+    @staticmethod
+    def vacant(path: str | os.PathLike[str]) -> Path:
+        """``path``, if a new run may go there. Raises UserError if it already holds a run or other files."""
+        folder = Path(path)
+        if (folder / "run.json").exists():
+            raise UserError(f"{folder} already holds a run; continue it with --resume or choose another --out")
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise UserError(f"{folder} already exists and is not an empty folder; choose another --out")
+        return folder
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> RunFolder:
@@ -91,9 +97,18 @@ class RunFolder:
     def metrics(self) -> Path:
         return self.path / "metrics.jsonl"
 
+    def sweep(self) -> None:
+        """Remove what a kill in the midst of writing left behind."""
+        for folder in (self.path, self.best, self.path / "pictures"):
+            for part in folder.glob(".*.part"):
+                part.unlink(missing_ok=True)
+
     def status(self) -> dict[str, Any]:
-        """The content of ``run.json``."""
-        return read_json(self.path / "run.json")
+        """The content of ``run.json``. Raises UserError if it is damaged."""
+        content = read_json(self.path / "run.json")
+        if not isinstance(content, dict) or not isinstance(content.get("data"), dict):
+            raise UserError(f"{self.path / 'run.json'} does not describe a run; it may come from another program")
+        return content
 
     def update(self, **changes: Any) -> dict[str, Any]:
         """Change entries of ``run.json``, atomically."""
@@ -110,57 +125,35 @@ class RunFolder:
         """The configuration that the run was started with."""
         return build_config(file=self.path / "config.toml")
 
+    def dataset(self) -> Dataset:
+        """The data that the run was trained on, split as they were.
+
+        A relative path is also looked up where it was when the run was started.
+
+        Raises
+        ------
+        UserError
+            If the data are gone, or are not what they were: rows held out then may not be held out now.
+        """
+        config, data = self.config(), self.status()["data"]
+        name, path = config.data.name, data.get("path")
+        if path and not Path(name).exists() and Path(path).exists():
+            config = config.model_copy(update={"data": config.data.model_copy(update={"name": path})})
+        try:
+            dataset = load_dataset(config)
+        except UserError as error:
+            raise UserError(f"the data that {self.path} was trained on cannot be loaded again: {error}") from error
+        if data.get("fingerprint") not in (None, fingerprint(dataset)):
+            raise UserError(
+                f"{path or name} has changed since {self.path} was trained on it, so that its held-out rows are others; "
+                f"put the old file back, or ask about the new rows with: iresnet score {self.path} DATA --out FILE"
+            )
+        return dataset
+
     def flow(self) -> tuple[Flow, Schema]:
         """The best weights, in evaluation mode, and the schema of their table."""
         flow = load(self.path)
         return flow, Schema.from_dict(load_extra(self.path)["schema"])
-
-
-class Metrics:
-    """A callback that appends each record to ``metrics.jsonl`` and, where TensorBoard is installed, to its event files.
-
-    Going on at ``step`` drops the records after it, which will come again.
-    """
-
-    def __init__(self, folder: RunFolder, step: int = 0) -> None:
-        path = folder.metrics
-        kept = []
-        if path.exists():
-            for line in path.read_text(encoding="utf-8").splitlines():
-                try:
-                    record = json.loads(line)
-                except ValueError:
-                    continue  # a line that a kill cut short
-                if record["step"] <= step:
-                    kept.append(line)
-        write_atomic(path, "".join(f"{line}\n" for line in kept))
-        self._file = path.open("a", encoding="utf-8")
-        self._events = _tensorboard(folder.path / "events", step)
-
-    def __call__(self, record: dict[str, Any]) -> None:
-        try:
-            self._file.write(json.dumps(record) + "\n")
-            self._file.flush()
-        except OSError as error:
-            raise UserError(f"cannot write {self._file.name}: {error.strerror or error}; free space, then --resume") from error
-        if self._events is not None:
-            for key, value in record.items():
-                if isinstance(value, (int, float)) and key not in ("step", "seconds"):
-                    self._events.add_scalar(f"{record['split']}/{key}", float(value), record["step"])
-
-    def close(self) -> None:
-        """Close the files."""
-        self._file.close()
-        if self._events is not None:
-            self._events.close()
-
-
-def _tensorboard(folder: Path, step: int) -> Any:
-    try:
-        from torch.utils.tensorboard.writer import SummaryWriter
-    except ImportError:  # an extra: iresnet[tensorboard]
-        return None
-    return SummaryWriter(str(folder), purge_step=step + 1 if step else None)
 
 
 def load_dataset(config: Config) -> Dataset:
@@ -178,6 +171,19 @@ def load_dataset(config: Config) -> Dataset:
         dequantize=data.dequantize,
         n=data.n,
     )
+
+
+def fingerprint(dataset: Dataset) -> str | None:
+    """A hash of all rows and their split; None for a toy set, which other machines draw again but for the last digit."""
+    if dataset.kind == "toy":
+        return None
+    found = hashlib.sha256()
+    for part in (dataset.train, dataset.validation, dataset.test):
+        found.update(part.rows.numpy().tobytes() + part.values.numpy().tobytes())
+        if part.context is not None:
+            classes = [text for column in dataset.schema.context for text in [bool(column.levels)] * column.width]
+            found.update(part.context[:, torch.tensor(classes)].to(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
 
 
 def rows_of(dataset: Dataset, split: str) -> Rows:

@@ -16,7 +16,7 @@ from ..literals import parse_logdet, parse_solver
 from ..numerics.noise import Noise
 from ..tasks.density import score
 from ..tasks.rows import Rows
-from .folder import RunFolder, load_dataset
+from .folder import RunFolder
 
 __all__ = ["draw_rows", "sample_run", "score_run"]
 
@@ -101,7 +101,7 @@ def _contexts(folder: RunFolder, schema: Schema, given: Sequence[str], count: in
                 raise UserError(f"--context {text!r}: write column=value, such as --context {schema.context[0].name}=...")
             pairs[key] = value
         return schema.context_row(pairs).expand(count, -1)
-    train = load_dataset(folder.config()).train.context
+    train = folder.dataset().train.context
     assert train is not None
     uniform = Noise(seed, torch.arange(count)).at(1).uniforms(torch.zeros(count, 1, dtype=torch.float64))[:, 0]
     return train[(uniform * len(train)).long()]
@@ -126,7 +126,8 @@ def score_run(
 ) -> dict[str, Any]:
     """log p of every row of ``data``, in the user's units, written to ``out`` in order with columns log_prob and stderr.
 
-    A row's number is a function of (the run's seed, its row number): the same in any batch.
+    A row's number is a function of (the run's seed, its row number): the same in any batch. Where ``missing`` is "drop", a
+    further column ``row`` says which rows of ``data``, counted from 0, were scored.
 
     Raises
     ------
@@ -145,5 +146,6 @@ def score_run(
     found = list(score(flow, rows, logdet=estimator, batch_size=config.evaluate.batch_size, seed=config.seed, progress=progress))
     value = torch.cat([item[1] for item in found])
     stderr = torch.cat([item[2] for item in found])
-    write_columns(out, {"log_prob": value.numpy(), "stderr": stderr.numpy()})
+    which = {"row": part.rows.numpy()} if missing == "drop" else {}
+    write_columns(out, which | {"log_prob": value.numpy(), "stderr": stderr.numpy()})
     return {"rows": len(value), "mean_log_prob": float(value.mean()), "out": str(out), "logdet": repr(estimator)}

@@ -8,7 +8,7 @@ from torch import Tensor
 from ..data import ContextColumn, Schema
 from ..flow import Flow
 from ..pictures import density_2d, image_grid, pairs
-from .folder import RunFolder, load_dataset
+from .folder import RunFolder
 from .sampling import draw_rows
 
 __all__ = ["draw"]
@@ -18,7 +18,7 @@ _POINTS, _GRID, _IMAGES = 2000, 120, 64
 
 def draw(folder: RunFolder, *, seed: int = 0) -> list[str]:
     """Draw what suits the data, into ``pictures/``; returns the names of the files."""
-    dataset = load_dataset(folder.config())
+    dataset = folder.dataset()
     flow, schema = folder.flow()
     digits = dataset.kind == "digits" and dataset.features == 64
     held = dataset.test if len(dataset.test) else dataset.train

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,8 @@ from ..literals import parse_logdet
 from ..parallel import Ranks, choose_device, ranks
 from ..tasks.rows import Rows
 from ..train import Callback, Diverged, Settings, Trainer
-from .folder import Metrics, RunFolder, load_dataset, machine, rows_of, versions
+from .folder import RunFolder, fingerprint, load_dataset, machine, rows_of, versions
+from .metrics import Metrics
 
 __all__ = ["Outcome", "build_flow", "train_run"]
 
@@ -88,14 +90,18 @@ def train_run(
     Diverged
         If training meets a number that is not finite; the last good weights are kept.
     """
-    folder = RunFolder(Path(out or "."))
+    folder, first = RunFolder(Path(out or ".")), os.environ.get("RANK", "0") == "0"
     if resume:
         if out is None:
             raise UserError("--resume needs --out RUN: which run to go on with")
         folder = RunFolder.open(out)
-        config = folder.config()
+        config, init = folder.config(), folder.status().get("init")
         if folder.status().get("status") == "finished":
-            return Outcome(folder, folder.status(), True)
+            return Outcome(folder, folder.status(), first)
+        if first:
+            folder.sweep()
+    elif out is not None:
+        RunFolder.vacant(out)
     if config.train.threads is not None:
         torch.set_num_threads(config.train.threads)
     try:
@@ -103,10 +109,12 @@ def train_run(
     except ValueError as error:
         raise UserError(str(error)) from error
     with ranks(device) as here:
-        dataset = load_dataset(config)
+        here.add(torch.zeros(1, device=device))  # all have looked at the folder before the first makes it
+        dataset = folder.dataset() if resume else load_dataset(config)
         flow = build_flow(config, dataset).to(device)
         train, validation = rows_of(dataset, "train"), rows_of(dataset, "validation")
-        _start(flow, train, init)
+        going_on = resume and folder.state.exists()  # a run killed before its first save starts again at step 0
+        _start(flow, train, None if going_on else init)
         if not resume and config.train.minutes is not None:
             steps = here.add(torch.tensor(_calibrate(flow, train, validation, config), device=device)) // here.count
             config = config.model_copy(update={"train": config.train.model_copy(update={"steps": int(steps)})})
@@ -114,8 +122,9 @@ def train_run(
             if here.first:
                 folder = RunFolder.create(out, dataset.name)
                 folder.write_config(config)
-                folder.update(**_describe(config, dataset, flow, device, command))
-        return _train(config, folder, flow, dataset, train, validation, here, announce, stop)
+                told = _describe(config, dataset, flow, device, command)
+                folder.update(**told, init=None if init is None else str(Path(init).resolve()))
+        return _train(config, folder, flow, dataset, train, validation, here, announce, stop, going_on)
 
 
 def _start(flow: Flow, train: Rows, init: str | Path | None) -> None:
@@ -170,6 +179,9 @@ def _describe(config: Config, dataset: Dataset, flow: Flow, device: torch.device
     names = list(dataset.schema.names)
     sizes = {split: len(getattr(dataset, split)) for split in ("train", "validation", "test")}
     data = {"name": dataset.name, "kind": dataset.kind, "columns": names, "rows": sizes, "warnings": dataset.warnings}
+    # So that later questions are about the same rows: see RunFolder.dataset.
+    path = Path(config.data.name)
+    data |= {"path": str(path.resolve()) if path.is_file() else None, "fingerprint": fingerprint(dataset)}
     recipe = flow.recipe
     model = {
         "recipe": recipe["name"],  # type: ignore[index]
@@ -202,9 +214,10 @@ def _train(
     here: Ranks,
     announce: Callable[..., Sequence[Callback]],
     stop: Callable[[], bool],
+    going_on: bool,
 ) -> Outcome:
     trainer = Trainer(flow, train, validation, settings_of(config), (), here)
-    if folder.state.exists():  # a run killed before its first save starts again at step 0
+    if going_on:
         load_state(trainer, folder.state)
     extra = {"schema": dataset.schema.to_dict()}
     metrics = Metrics(folder, trainer.step) if here.first else None

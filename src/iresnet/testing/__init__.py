@@ -9,6 +9,7 @@ norm bound          :func:`check_norm_bound` over :func:`adversarial_matrices`
 activation          :func:`check_activation`
 branch              :func:`check_branch` (:func:`check_lipschitz`, :func:`worst_slopes`), over :func:`rescaled` weights
 log-determinant     :func:`check_logdet`, :func:`check_logdet_gradient`, :func:`check_roulette`
+bound branch        :func:`check_rounding`
 solver              :func:`check_solution`, :func:`check_refusal`, :func:`check_implicit_gradient`, :func:`check_row_alone`
 bijection           :func:`check_inverse_logdet`, :func:`check_chain_rule`
 flow                :func:`check_integral`, :func:`check_parameter_gradients`, :func:`check_unchanged`, :func:`check_copies`
@@ -19,7 +20,7 @@ Reference values come from elsewhere than what is tested: singular values in flo
 
 from __future__ import annotations
 
-from .inverses import check_implicit_gradient, check_refusal, check_row_alone, check_solution, newton
+from .inverses import check_implicit_gradient, check_refusal, check_rounding, check_row_alone, check_solution, newton
 from .lipschitz import check_branch, check_lipschitz, jacobian, randomized, rescaled, worst_slopes
 from .logdets import check_logdet, check_logdet_gradient, check_roulette, true_logdet
 from .modules import check_copies, check_parameter_gradients, check_unchanged, same
@@ -42,6 +43,7 @@ __all__ = [
     "check_parameter_gradients",
     "check_refusal",
     "check_roulette",
+    "check_rounding",
     "check_row_alone",
     "check_solution",
     "check_unchanged",

@@ -13,7 +13,7 @@ from ..numerics.fixed_point import NotConverged, Solution, Solver
 from ..numerics.implicit import implicit
 from .lipschitz import jacobian
 
-__all__ = ["check_implicit_gradient", "check_refusal", "check_row_alone", "check_solution", "newton"]
+__all__ = ["check_implicit_gradient", "check_refusal", "check_rounding", "check_row_alone", "check_solution", "newton"]
 
 
 def newton(function: Callable[[Tensor], Tensor], y: Tensor, start: Tensor, steps: int = 30) -> Tensor:
@@ -36,6 +36,8 @@ def newton(function: Callable[[Tensor], Tensor], y: Tensor, start: Tensor, steps
             worse = residual(x + scale * move).norm(dim=1, keepdim=True) > now.norm(dim=1, keepdim=True)
             scale = torch.where(worse, scale / 2, scale)
         x = x + scale * move
+        if bool((move.norm(dim=1) <= 1e-15 * x.norm(dim=1)).all()):
+            break
     return x
 
 
@@ -61,6 +63,20 @@ def check_solution(solver: Solver, function: Any, y: Tensor, *, tol: float | Non
     return solution
 
 
+def check_rounding(function: Any, x: Tensor, name: str = "") -> float:
+    """What one evaluation at x in the function's own precision, below float64, differs from float64 is within ``rounding(x)``.
+
+    Returns the largest share of the bound that was used.
+    """
+    with torch.no_grad():
+        narrow = x.to(function.dtype)
+        error = (function(narrow).double() - function.to(torch.float64)(narrow.double())).flatten(1).norm(dim=1)
+        share = error / function.rounding(narrow).double().clamp(min=1e-300)
+    worst = float(share.max())
+    assert worst <= 1.0, f"{name}: an evaluation errs by {worst:.3g} times the bound of its rounding"
+    return worst
+
+
 def check_refusal(solver: Solver, function: Any, y: Tensor, match: str = "not inverted", name: str = "") -> None:
     """A map without a certificate is refused: no row is called converged, every bound is infinite, ``check`` raises."""
     solution = solver(function, y)
@@ -83,10 +99,16 @@ def check_row_alone(solver: Solver, function: Any, y: Tensor, *, rtol: float = 1
         mask = torch.tensor([row])
         alone = solver(function.select(mask), y[mask])
         torch.testing.assert_close(
-            alone.value[0], together.value[row], rtol=rtol, atol=rtol, msg=lambda text, row=row: f"{told}, row {row} alone: {text}"
+            alone.value[0],
+            together.value[row],
+            rtol=rtol,
+            atol=rtol,
+            msg=lambda text, row=row: f"{told}, row {row} alone: {text}",
         )
         apart = int((alone.steps[0] - together.steps[row]).abs())
-        assert apart <= 1, f"{told}: row {row} takes {int(alone.steps[0])} steps alone and {int(together.steps[row])} in its batch"
+        assert apart <= 1, (
+            f"{told}: row {row} takes {int(alone.steps[0])} steps alone and {int(together.steps[row])} in its batch"
+        )
 
 
 def check_implicit_gradient(

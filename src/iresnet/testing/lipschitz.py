@@ -52,9 +52,7 @@ def _ascend(function: Callable[[Tensor], Tensor], x: Tensor, steps: int, rate: f
         yield x
 
 
-def check_lipschitz(
-    function: Any, x: Tensor, claimed: float, *, ascent: int = 8, rate: float = 1.0, name: str = ""
-) -> float:
+def check_lipschitz(function: Any, x: Tensor, claimed: float, *, ascent: int = 8, rate: float = 1.0, name: str = "") -> float:
     """Expansion at most ``claimed``: at x (B, *) in float64, at points found by gradient ascent from there, and between points.
 
     Returns
@@ -76,11 +74,15 @@ def check_lipschitz(
                 floor = floor + (function.rounding(points) + function.rounding(other) if hasattr(function, "rounding") else 0)
                 secant = torch.where(length > 0, (moved - floor) / length.clamp(min=1e-300), torch.zeros_like(length))
             worst = max(worst, float(secant.max()))
-        assert worst <= claimed * (1 + _MEASUREMENT), f"{name}: expands by {worst!r}, claims {claimed!r} ({worst / claimed - 1:.2g} above)"
+        assert worst <= claimed * (1 + _MEASUREMENT), (
+            f"{name}: expands by {worst!r}, claims {claimed!r} ({worst / claimed - 1:.2g} above)"
+        )
     return worst
 
 
-def worst_slopes(weights: tuple[Tensor, ...], slope: tuple[float, float], *, starts: int = 32, steps: int = 30, seed: int = 0) -> float:
+def worst_slopes(
+    weights: tuple[Tensor, ...], slope: tuple[float, float], *, starts: int = 32, steps: int = 30, seed: int = 0
+) -> float:
     """The largest ``|W_n D_(n-1) ... D_1 W_1|`` found over diagonal D with entries in ``slope``, in float64.
 
     No input can do worse than the worst slopes, and no search over inputs finds them as well: sign steps from random corners.
@@ -101,7 +103,7 @@ def worst_slopes(weights: tuple[Tensor, ...], slope: tuple[float, float], *, sta
         for diagonal, weight in zip(slopes, wide[1:], strict=True):
             product = weight @ (diagonal[..., None] * product)
         norm = torch.linalg.matrix_norm(product, ord=2)
-        best = max(best, float(norm.max()))
+        best = max(best, float(norm.detach().max()))
         gradients = torch.autograd.grad(norm.sum(), slopes, allow_unused=True, materialize_grads=True)
         # The norm is convex in each diagonal: it is largest in a corner, and its gradient points to a better one.
         slopes = [torch.where(up > 0, high, low).double() for up in gradients]
@@ -111,8 +113,8 @@ def worst_slopes(weights: tuple[Tensor, ...], slope: tuple[float, float], *, sta
 def rescaled(branch: Branch, dtype: torch.dtype, seed: int = 0, scales: tuple[float, ...] = (1e-3, 1.0, 1e3)) -> Iterator[str]:
     """Set the parameters of ``branch`` to one hard case after another, in place; yields each case's name.
 
-    Weights are those of :func:`~iresnet.testing.norms.adversarial_matrices` times each scale; vectors (biases, gains, the scalings
-    of sandwich layers) are random, of that scale too.
+    Weights are those of :func:`~iresnet.testing.norms.adversarial_matrices` times each scale; vectors (biases, gains, the
+    scalings of sandwich layers) are random, of that scale too.
     """
     branch.to(dtype)
     generator = torch.Generator().manual_seed(seed)
@@ -153,7 +155,7 @@ def check_branch(branch: Branch, x: Tensor, context: Tensor | None = None, *, as
 
 
 def randomized(module: nn.Module, scale: float = 1.0, seed: int = 0) -> nn.Module:
-    """``module`` with all parameters drawn anew, N(0, scale^2 / fan-in): new blocks are the identity, which would test nothing."""
+    """``module`` with all parameters drawn anew, N(0, scale^2 / fan-in): new blocks are the identity and test nothing."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in module.parameters():

@@ -41,8 +41,8 @@ def check_logdet(
     """Value, stated standard error and stated bias of an estimator without roulette, against ``slogdet``.
 
     The mean over ``repeats`` independent draws equals the truth within its standard error and the stated bias; the mean square of
-    the stated standard errors (where it states one) is the variance that the draws have; the value of g is g(x). ``biased`` says that
-    the bias must be there: an estimator that left nothing out would not test its statement.
+    the stated standard errors (where it states one) is the variance that the draws have; the value of g is g(x). ``biased`` says
+    that the bias must be there: an estimator that left nothing out would not test its statement.
     """
     told = name or repr(estimator)
     truth = true_logdet(function, x)
@@ -64,7 +64,9 @@ def check_logdet(
         ratio = stated.square().mean(1) / spread.square().clamp(min=1e-300)
         none = (stated.amax(1) < 1e-12) & (spread < 1e-12)
         tolerance = 0.05 + 10.0 / math.sqrt(repeats)
-        assert bool((none | ((ratio - 1).abs() < tolerance)).all()), f"{told}: states variances {ratio.tolist()} times those it has"
+        assert bool((none | ((ratio - 1).abs() < tolerance)).all()), (
+            f"{told}: states variances {ratio.tolist()} times those it has"
+        )
 
 
 def check_roulette(
@@ -108,7 +110,7 @@ def check_logdet_gradient(
     ----------
     bind : called without arguments it gives the bound function, in the graph of ``wanted``.
     wanted : what to differentiate by besides x: parameters, a context.
-    groups, repeats : independent groups of draws, from whose spread the standard error is taken, and draws of each row in a group.
+    groups, repeats : independent groups of draws, whose spread gives the standard error, and draws of each row in a group.
     tolerance : what truncation leaves, relative to the gradient's size.
     """
     told = name or repr(estimator)

@@ -73,7 +73,7 @@ def check_norm_bound(bound: Callable[[Tensor], Tensor], weight: Tensor, name: st
 
 
 def check_activation(activation: Activation, reach: float = 45.0, points: int = 400_001) -> None:
-    """The Lipschitz constant and the range of slopes are true, on a dense grid, and tight; the stated derivative is the derivative.
+    """The Lipschitz constant and the range of slopes are true and tight on a dense grid; the stated derivative is the derivative.
 
     Secants between neighbours of a grid refined where the function bends most see jumps that a derivative by autograd cannot.
     """
@@ -104,7 +104,7 @@ def check_activation(activation: Activation, reach: float = 45.0, points: int = 
 
 
 def _zooms(activation: Activation, reach: float) -> Iterator[Tensor]:
-    """Finer grids around the steepest points of a coarse one, ten times finer each; and around where libraries change formulas."""
+    """Finer grids around the steepest points of a coarse one, ten times finer each, and where libraries change formulas."""
     for center in (0.0, 20.0, -20.0, 1.0, -1.0, 40.0, -40.0):
         for width in (1e-3, 1e-7, 1e-11):
             yield (center + torch.linspace(-width, width, 201, dtype=torch.float64)).clamp(-reach, reach)

@@ -1,0 +1,80 @@
+"""Write docs/results.md from results/quality/*.json: the page holds no number that a file does not.
+
+    python experiments/table.py            write the page
+    python experiments/table.py --check    exit with 1 if the page is not what the files say
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT / "docs" / "results.md"
+HEAD = """# Results
+
+Held-out figures of the density task, each the mean over seeds with its standard deviation. Every row is remade by the command in
+its file under `results/quality/`; `python experiments/quality.py NAME` runs all its seeds. Log-likelihoods are in nats per row and in
+the data's own units; *Gaussian* is the full-covariance Gaussian and *mixture* scikit-learn's `GaussianMixture` with its default
+`reg_covar` and the number of components chosen on validation, both on the same rows, dequantised alike.
+"""
+
+
+def told(figure: dict[str, float] | None, digits: int) -> str:
+    """Mean and spread."""
+    if figure is None:
+        return "–"
+    spread = figure["spread"]
+    known = spread is not None and not math.isnan(spread)
+    return f"{figure['mean']:.{digits}f}" + (f" ± {spread:.{digits}f}" if known else "")
+
+
+def section(title: str, columns: list[str], rows: list[list[str]]) -> str:
+    """A heading and a table."""
+    lines = [f"## {title}", "", f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows), ""])
+
+
+def page() -> str:
+    """The whole page."""
+    files = {path.stem: json.loads(path.read_text()) for path in sorted((ROOT / "results" / "quality").glob("*.json"))}
+    toys, tables = [], []
+    for name, content in files.items():
+        summary, runs = content["summary"], content["runs"]
+        seconds = f"{sum(run['seconds'] for run in runs) / len(runs):.0f} s"
+        common = [f"`{name}`", f"{len(runs)}", seconds, f"{runs[0]['parameters']:,}"]
+        roundtrip = f"{max(run['roundtrip']['max_error'] for run in runs):.0e}"
+        if "nats_above_truth" in summary:
+            toys.append([*common, told(summary["nats_above_truth"], 4), told(summary["log_prob"], 3), roundtrip])
+        else:
+            figures = [told(summary["log_prob"], 2), told(summary["gaussian"], 2), told(summary.get("mixture"), 2)]
+            tables.append([*common, *figures, told(summary.get("bits_per_dim"), 3), roundtrip])
+    first = ["experiment", "seeds", "training", "parameters"]
+    parts = [
+        HEAD,
+        section("Toy sets: nats above the truth", [*first, "nats above the true log p", "log p", "round trip"], toys),
+        section("Tables", [*first, "log p", "Gaussian", "mixture", "bits/dim", "round trip"], tables),
+        "*Nats above the truth* is the mean of the true log-density minus the flow's, on the same 20,000 test points. *Round trip* is the",
+        "largest 2-norm distance of a test row from decode(encode(row)), in standardised units, over all seeds.",
+        "",
+        "## Commands and machines",
+        "",
+    ]
+    for name, content in files.items():
+        machine: dict[str, Any] = content["machine"]
+        where = f"{machine['processor']}, {machine['threads']} thread(s) a run, {machine['at_once']} run(s) at once"
+        parts.append(f"- `{name}`: `{content['command']}`; {where}")
+    return "\n".join(parts) + "\n"
+
+
+def main() -> None:
+    if "--check" in sys.argv[1:]:
+        sys.exit(0 if PAGE.exists() and PAGE.read_text(encoding="utf-8") == page() else "docs/results.md is stale: run experiments/table.py")
+    PAGE.write_text(page(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

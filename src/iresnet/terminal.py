@@ -1,0 +1,69 @@
+"""How a command ends: its answer on standard output, an error as one sentence on standard error, and the exit code."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+
+__all__ = ["answer", "run_app", "telling"]
+
+
+def run_app(app: typer.Typer) -> None:
+    """Run ``app`` and exit: 0, 2 for bad input, told in one sentence, or 130 when interrupted."""
+    try:
+        code = app(standalone_mode=False)  # where typer would print a box about bad options, this prints a sentence
+    except KeyboardInterrupt:
+        code = 130
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # that of click's exceptions, which typer may bring along by another name
+            raise
+        if type(error).__name__ == "NoArgsIsHelpError":
+            error.show()  # type: ignore[attr-defined]
+            sys.exit(2)
+        told = " ".join(error.format_message().split()).rstrip(".")  # type: ignore[attr-defined]
+        known = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
+        help_ = shlex.join(["iresnet", *(word for word in sys.argv[1:2] if word in known), "--help"])
+        print(f"iresnet: {told[:1].lower()}{told[1:]}; see {help_}", file=sys.stderr)
+        sys.exit(2)
+    if code == 130:
+        print("iresnet: interrupted", file=sys.stderr)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+@contextmanager
+def telling() -> Iterator[None]:
+    """Errors that a user can act on, as one sentence and exit code 2; all others are the program's, and pass."""
+    from .errors import UserError
+
+    try:
+        yield
+    except UserError as error:
+        _refuse(str(error))
+    except RuntimeError as error:
+        from .numerics.fixed_point import NotConverged
+        from .train import Diverged
+
+        if isinstance(error, (Diverged, NotConverged)):
+            _refuse(str(error))
+        if "out of memory" not in str(error):
+            raise
+        _refuse(str(error).splitlines()[0])
+    except MemoryError:
+        _refuse("out of memory; lower train.batch_size or evaluate.batch_size")
+
+
+def _refuse(message: str) -> None:
+    print(f"iresnet: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    raise typer.Exit(2)
+
+
+def answer(content: dict[str, Any], as_json: bool, lines: Callable[[], str]) -> None:
+    """Print ``content`` as one JSON object, or the ``lines`` that say it in words."""
+    from .files import to_json
+
+    print(to_json(content) if as_json else lines())

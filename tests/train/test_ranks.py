@@ -1,0 +1,158 @@
+"""Two processes under torchrun, real ones talking by gloo: they are one training on the joined batch."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import iresnet
+from iresnet.config import build_config
+from iresnet.runs import train_run
+
+# Every term of the loss at once: estimated log-determinants, the soft constraint, a batch that two ranks share unevenly.
+STEP = """
+import torch
+from safetensors.torch import save_file
+from iresnet import dense_flow
+from iresnet.numerics.series import PowerSeries
+from iresnet.parallel import ranks
+from iresnet.settings import Settings
+from iresnet.tasks.rows import Rows
+from iresnet.train import Trainer
+
+torch.manual_seed(0)
+torch.set_num_threads(1)
+rows = torch.randn(150, 3, dtype=torch.float64) @ (torch.eye(3) + torch.ones(3, 3).tril()).double()
+context = torch.randn(150, 2, dtype=torch.float64)
+flow = dense_flow(3, 2, blocks=2, hidden=(8,), family="gram").double()
+flow.initialize(rows, context)
+for parameter in flow.parameters():
+    parameter.data += 0.2 * torch.randn_like(parameter)
+flow.train_logdet = PowerSeries(terms=3, probes=2)
+with ranks(torch.device("cpu")) as here:
+    settings = Settings(steps=6, batch_size=33, penalty=0.01, lr=1e-2, log_every=1, validate_every=3, clip=1e9, warmup=0)
+    told = []
+    trainer = Trainer(flow, Rows(rows[:120], context[:120]), Rows(rows[120:], context[120:]), settings, [told.append], here)
+    trainer.run(until=1)
+    gradients = {name: parameter.grad for name, parameter in flow.named_parameters() if parameter.grad is not None}
+    trainer.run()
+    told = [r["loss"] if r["split"] == "train" else r["log_prob"] for r in told]
+    losses = torch.tensor([float(number) for number in told], dtype=torch.float64)
+    if here.first:
+        save_file(gradients | {"losses": losses, **{f"end.{k}": v for k, v in flow.state_dict().items()}}, "OUT")
+    else:
+        save_file({"losses": losses}, "OUT.second")
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def together(words: list[str], cwd: Path, processes: int = 2) -> subprocess.Popen[str]:
+    """Start ``words`` (a script, or -m and a module) as so many ranks."""
+    source = str(Path(iresnet.__file__).parents[1])
+    path = os.pathsep.join([source, os.environ.get("PYTHONPATH", "")])
+    launch = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-port", str(free_port())]
+    return subprocess.Popen(
+        [sys.executable, *launch, *words],
+        cwd=cwd,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    return out
+
+
+def test_two_ranks_are_one_training(tmp_path: Path) -> None:
+    """Gradients of the joined batch, and the same losses and weights six steps later, to rounding in float64."""
+    found = {}
+    for processes in (1, 2):
+        out = tmp_path / f"{processes}.safetensors"
+        script = tmp_path / f"step_{processes}.py"
+        script.write_text(STEP.replace("OUT", str(out)))
+        finish(together([str(script)], tmp_path, processes))
+        found[processes] = load_file(out)
+    one, two = found[1], found[2]
+    assert one.keys() == two.keys() and len(one) > 20
+    for key, value in one.items():
+        torch.testing.assert_close(two[key], value, rtol=1e-9, atol=1e-9, msg=lambda text, key=key: f"{key}: {text}")
+    assert len(two["losses"]) == 8 and len(set(two["losses"].tolist())) == 8
+    assert torch.equal(load_file(tmp_path / "2.safetensors.second")["losses"], two["losses"]), "every rank knows the same"
+
+
+GIVEN = ["--set", "model.blocks=1", "--set", "model.hidden=[8]", "--set", "data.n=301", "--set", "train.log_every=5", "--set"]
+GIVEN = [*GIVEN, "train.checkpoint_every=20", "--set", "train.validate_every=15", "--set", "train.batch_size=51"]
+
+
+def start(run: Path, *words: str) -> subprocess.Popen[str]:
+    return together(["-m", "iresnet", "train", *words, "--out", str(run), "-q"], run.parent)
+
+
+def losses(run: Path) -> list[tuple]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [(line["split"], line["step"], line.get("loss", line.get("log_prob"))) for line in lines]
+
+
+@pytest.mark.slow
+def test_the_command_under_torchrun(tmp_path: Path) -> None:
+    """The same losses as one process; killed and resumed on two ranks it is the same run bit for bit."""
+    words = ["moons", "--steps", "600", *GIVEN]
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    out = finish(start(whole, *words))
+    assert out.count("log p, nats per row") == 1, "one rank tells"
+    options = {"data.name": "moons", "data.n": 301, "model.blocks": 1, "model.hidden": [8], "train.steps": 600}
+    options |= {"train.log_every": 5, "train.validate_every": 15, "train.batch_size": 51}
+    train_run(build_config(options=options), tmp_path / "one")
+    alone, two = losses(tmp_path / "one"), losses(whole)
+    assert [record[:2] for record in alone] == [record[:2] for record in two]
+    for (_, step, mine), (_, _, theirs) in zip(alone, two, strict=True):
+        assert abs(mine - theirs) < 1e-3 * (1 + step / 100), "float32 rounding, which training amplifies slowly"
+
+    process = start(parts, *words)
+    end = time.monotonic() + 60
+    while time.monotonic() < end and not (parts / "state.safetensors").exists():
+        time.sleep(0.01)
+    children = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True).stdout.split()
+    assert len(children) >= 2
+    for child in children:
+        os.kill(int(child), signal.SIGKILL)
+    process.communicate(timeout=60)
+    told = json.loads((parts / "run.json").read_text())
+    assert told["status"] == "running" and 0 < told["step"] < 600
+    finish(start(parts, "--resume"))
+    assert losses(parts) == two
+    for name in ("state.safetensors", "best/model.safetensors"):
+        for key, value in load_file(parts / name).items():
+            assert torch.equal(value, load_file(whole / name)[key]), key
+    before = (parts / "best" / "model.safetensors").read_bytes()
+    assert finish(start(parts, "--resume")).count("log p, nats per row") == 1
+    assert (parts / "best" / "model.safetensors").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_bad_input_under_torchrun(tmp_path: Path) -> None:
+    """Every rank ends; none waits for the others."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").write_text('{"data": {}}')
+    process = start(tmp_path / "run", "moons", "--steps", "5", *GIVEN)
+    _, err = process.communicate(timeout=100)
+    assert process.returncode != 0 and "already holds a run" in err
