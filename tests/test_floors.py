@@ -26,17 +26,24 @@ FLOORS = {
     "flow": 2,
     "models": 2,
     "checkpoint": 3,
+    "commands": 3,
     "config": 3,
     "data": 3,
+    "fitting": 3,
+    "guard": 3,
     "literals": 3,
     "parallel": 3,
     "pictures": 3,
+    "progress": 3,
     "report": 3,
     "runs": 3,
+    "settings": 3,
     "tasks": 3,
     "train": 3,
     "__main__": 4,
+    "terminal": 4,
     "cli": 4,
+    "terminal": 4,
     "testing": 4,  # the laws look at everything, and nothing in the package looks at them
 }
 LOW_FLOORS_MAY_IMPORT = {"torch", "numpy", "safetensors", *sys.stdlib_module_names}
@@ -146,13 +153,13 @@ def test_public_names_are_listed_and_sorted(path: Path) -> None:
 @over_sources
 def test_nothing_is_unpickled(path: Path) -> None:
     """What a user hands over is never executed: arrays and safetensors only."""
-    own_bytes_allowed = path == PACKAGE / "testing.py"  # the law that modules survive pickling
+    own_bytes_allowed = PACKAGE / "testing" in path.parents  # the law that modules survive pickling
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         place = f"{where(path)}:{getattr(node, 'lineno', 0)}"
         if isinstance(node, ast.Import | ast.ImportFrom) and not own_bytes_allowed:
             names = {alias.name for alias in node.names} | {getattr(node, "module", None)}
             assert not names & {"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}, place
-        if isinstance(node, ast.Call):
+        if isinstance(node, ast.Call) and not own_bytes_allowed:
             assert ast.unparse(node.func) not in {"torch.load", "torch.hub.load"}, place
         if isinstance(node, ast.keyword):
             said = (node.arg, getattr(node.value, "value", None))

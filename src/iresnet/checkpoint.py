@@ -9,6 +9,7 @@ is pickled.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -131,8 +132,8 @@ def _rebuild(header: dict[str, Any], path: Path) -> Flow:
         raise UserError(f"{path} holds a flow that was built by hand; build it again and load with into=flow")
     try:
         name, arguments, dtype = recipe["name"], recipe["arguments"], _DTYPES[header["dtype"]]
-        assemble: Any = getattr(models, name) if name in models.__all__ else None
-        if not callable(assemble):
+        assemble: Callable[..., Flow] | None = getattr(models, name) if name in models.__all__ else None
+        if assemble is None or not callable(assemble):
             raise UserError(f"{path}: iresnet.models has no assembly {name!r}")
         return assemble(**arguments).to(dtype)
     except UserError:

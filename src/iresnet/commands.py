@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import shutil
 import signal
+import sys
+import textwrap
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -44,21 +47,16 @@ def _stopping() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
-def figure_of(dataset: Dataset) -> Callable[[float, float, float], str]:
-    """How a mean log-density and its errors are told: bits/dim for levels, nats otherwise."""
+def figure_of(dataset: Dataset) -> Callable[[float, float], str]:
+    """How a mean log-density and its error are told: bits/dim for levels, nats otherwise."""
     import torch
 
-    def told(value: float, *errors: float) -> str:
+    def told(value: float, error: float) -> str:
         unit = "nats"
         if dataset.schema.discrete:
             zero, one = dataset.schema.bits_per_dim(torch.tensor([0.0, 1.0], dtype=torch.float64)).tolist()
-            value, errors, unit = (
-                zero + (one - zero) * value,
-                tuple(abs(one - zero) * error for error in errors),
-                "bits/dim",
-            )
-        shown = [error for error in errors if error > 0]
-        return f"{plus_minus(value, *shown) if shown else f'{value:.4f}'} {unit}"
+            value, error, unit = zero + (one - zero) * value, abs(one - zero) * error, "bits/dim"
+        return f"{plus_minus(value, error) if error > 0 else f'{value:.4g}'} {unit}"
 
     return told
 
@@ -121,10 +119,12 @@ def train_command(
 
 
 def _say(text: str) -> None:
-    import sys
-
-    if text:
-        print(text, file=sys.stderr)
+    """On standard error; on a terminal wrapped between words."""
+    width = shutil.get_terminal_size().columns
+    lines = text.splitlines()
+    if sys.stderr.isatty():
+        lines = [part for line in lines for part in textwrap.wrap(line, width, subsequent_indent="  ")]
+    print("\n".join(lines), file=sys.stderr)
 
 
 def _parameters(flow: Flow) -> str:
@@ -173,18 +173,21 @@ def evaluate_command(
 
 
 def _figures(content: dict[str, Any]) -> str:
+    """A table that fits into 80 columns: each mean with the estimator's error, that of the finite set, and the bias."""
     rows = [("log p, nats per row", content["log_prob"]), ("bits/dim", content["bits_per_dim"])]
-    lines = [f"{content['split']} set, {_count(content['rows'])}, {content['logdet']}, {content['seconds']:.1f} s"]
+    lines = [
+        f"{content['split']} set, {_count(content['rows'])}, {content['logdet']}, {content['seconds']:.1f} s",
+        f"  {'':<26} {'mean':>12} {'estimator':>11} {'finite set':>11} {'bias':>10}",
+    ]
     for name, figure in rows:
         if figure is not None:
-            told = f"{_error(figure['stderr_estimator'])} (estimator)  {_error(figure['stderr_data'])} (finite test set)"
-            lines.append(f"  {name:<28} {figure['value']:>12.4f}  {told}  bias <= {figure['bias']:.1g}")
-    if content["nats_above_truth"] is not None:
-        lines.append(f"  {'true log p, same rows':<28} {content['true_log_density']:>12.4f}")
-        above = content["nats_above_truth"]
-        lines.append(f"  {'nats above the truth':<28} {above['value']:>12.4f}  {_error(above['stderr'])}")
-    for name, value in content["baselines"].items():
-        lines.append(f"  {name:<28} {value:>12.4f}")
+            errors = f"{_error(figure['stderr_estimator']):>11} {_error(figure['stderr_data']):>11}"
+            lines.append(f"  {name:<26} {figure['value']:>12.4f} {errors} {'<= ' + format(figure['bias'], '.1g'):>10}")
+    above = content["nats_above_truth"]
+    if above is not None:
+        lines.append(f"  {'true log p, same rows':<26} {content['true_log_density']:>12.4f}")
+        lines.append(f"  {'nats above the truth':<26} {above['value']:>12.4f} {'':>11} {_error(above['stderr']):>11}")
+    lines += [f"  {name:<26} {value:>12.4f}" for name, value in content["baselines"].items()]
     return "\n".join(lines)
 
 
@@ -193,7 +196,7 @@ def _count(rows: int) -> str:
 
 
 def _error(value: float) -> str:
-    return "+- unknown" if value is None or math.isnan(value) else f"+- {value:.2g}"
+    return "unknown" if value is None or math.isnan(value) else f"+- {value:.2g}"
 
 
 def reconstruct_command(
@@ -202,13 +205,13 @@ def reconstruct_command(
     """The way there and back, and its table."""
     if split not in ("train", "validation", "test"):
         raise UserError(f"--split {split}: it is train, validation or test")
-    total = rows or folder.config().evaluate.roundtrip
+    total = min(rows or folder.config().evaluate.roundtrip, folder.status()["data"]["rows"].get(split, 0))
     with counting("inverting", total, quiet) as progress:
         content = reconstruct_run(folder, rows=rows, split=split, solver=solver, progress=progress)
     if report:
         write_report(folder.path)
     lines = [
-        f"{content['rows']} {content['split']} rows there and back, {content['solver']}, {content['seconds']:.1f} s",
+        f"{content['split']} set, {_count(content['rows'])} there and back, {content['solver']}, {content['seconds']:.1f} s",
         f"  largest error of a row       {content['max_error']:.2e}  (flow's units; {content['max_error_user']:.2e} in yours)",
         f"  largest bound of one block   {content['worst_block_bound']:.2e}  (guaranteed)",
         f"  largest latent error         {content['latent_backward_error']:.2e}  (|encode(x) - z|, float64)",

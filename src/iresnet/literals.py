@@ -7,6 +7,8 @@ evaluated.
 from __future__ import annotations
 
 import ast
+from dataclasses import is_dataclass
+from types import ModuleType
 from typing import Any
 
 from .errors import UserError
@@ -14,8 +16,15 @@ from .numerics import fixed_point, logdet, series
 
 __all__ = ["parse_call", "parse_logdet", "parse_solver", "parse_value"]
 
-_LOGDETS = {"Exact": logdet.Exact, "PowerSeries": series.PowerSeries}
-_SOLVERS = {"Anderson": fixed_point.Anderson, "Picard": fixed_point.Picard}
+
+def _questions(*modules: ModuleType) -> dict[str, Any]:
+    """The dataclasses in the modules' ``__all__`` that are called with a function: estimators, or solvers."""
+    found = {name: getattr(module, name) for module in modules for name in module.__all__}
+    return {name: part for name, part in found.items() if is_dataclass(part) and "__call__" in vars(part)}
+
+
+_LOGDETS = _questions(logdet, series)
+_SOLVERS = _questions(fixed_point)
 
 
 def parse_call(text: str, known: dict[str, Any]) -> Any:

@@ -8,54 +8,57 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 __all__ = ["TrainingProgress", "counting"]
 
 
-def _bars(console: Console) -> Progress:
+def _bars(console: Console, transient: bool) -> Progress:
+    """Fits into 80 columns, so that nothing wraps."""
     return Progress(
         TextColumn("[bold]{task.description}"),
-        BarColumn(),
+        BarColumn(bar_width=12),
         TaskProgressColumn(),
         TextColumn("{task.fields[told]}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
+        TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+        TextColumn("{task.fields[clock]}"),
         console=console,
+        transient=transient,
     )
 
 
 class TrainingProgress:
-    """A callback that shows step, loss and the last validation with its error, and the time left.
+    """A callback that shows the mean log-density of training and of held-out rows, with its error, and the time left.
 
     On a terminal it is a moving bar; in a log it is one line per validation.
 
     Parameters
     ----------
     steps : in all.
-    figure : turns a mean log-density in nats and its errors into what is shown, such as bits/dim.
+    figure : turns a mean log-density in nats and its error (0 if unknown) into what is shown, such as bits/dim.
     """
 
-    def __init__(self, steps: int, figure: Callable[[float, float, float], str], done: int = 0) -> None:
+    def __init__(self, steps: int, figure: Callable[[float, float], str], done: int = 0) -> None:
         self.console, self.figure, self.steps = Console(stderr=True), figure, steps
         self.validation = ""
-        self.bars = _bars(self.console) if self.console.is_terminal else None
+        self.bars = _bars(self.console, transient=False) if self.console.is_terminal else None
         if self.bars is not None:
             self.bars.start()
-            self.task = self.bars.add_task("training", total=steps, completed=done, told="")
+            self.task = self.bars.add_task("training", total=steps, completed=done, told="", clock="left")
 
     def __call__(self, record: dict[str, Any]) -> None:
         if record["split"] == "validation":
-            errors = record["stderr_estimator"], record["stderr_data"]
-            estimator = 0.0 if math.isnan(errors[0]) else errors[0]
-            self.validation = f"validation {self.figure(record['log_prob'], estimator, errors[1])}"
+            # One error in a line that is soon overwritten: those of the estimator and of the finite set are independent.
+            known = [error for error in (record["stderr_estimator"], record["stderr_data"]) if not math.isnan(error)]
+            self.validation = f"held out {self.figure(record['log_prob'], math.hypot(*known))}"
             if self.bars is None:
                 told = f"step {record['step']}/{self.steps}  {self.validation}{'  best' if record['best'] else ''}"
-                self.console.print(f"{told}  {record['seconds']:.0f} s", highlight=False)
+                self.console.print(f"{told}  {record['seconds']:.0f} s", highlight=False, soft_wrap=True)
         elif self.bars is not None:
-            told = f"loss {self.figure(-record['loss'], 0.0, 0.0)}  {self.validation}"
-            self.bars.update(self.task, completed=record["step"], told=told)
+            number, unit = self.figure(-record["loss"], 0.0).rsplit(" ", 1)
+            told = f"train {number}  {self.validation or unit}"
+            clock = "left" if record["step"] < self.steps else "in all"
+            self.bars.update(self.task, completed=record["step"], told=told, clock=clock)
 
     def close(self) -> None:
         """Leave the terminal as it was."""
@@ -70,6 +73,6 @@ def counting(name: str, total: int, quiet: bool) -> Iterator[Callable[[int], Non
     if quiet or not console.is_terminal:
         yield lambda _: None
         return
-    with _bars(console) as bars:
-        task = bars.add_task(name, total=total, told="")
+    with _bars(console, transient=True) as bars:
+        task = bars.add_task(name, total=total, told="", clock="left")
         yield lambda rows: bars.update(task, advance=rows)

@@ -211,3 +211,18 @@ def test_the_penalty_is_the_sum_of_squared_norms():
     assert truth.detach() <= found.detach() <= 1.03 * truth.detach()
     found.backward()
     assert all(weight.grad is not None and weight.grad.any() for one in made for weight in one.weights)
+
+
+def test_the_rounding_of_products_that_cancel_is_bounded():
+    """W x is zero up to rounding: only the sizes of W and x tell how much that is, the result does not."""
+    worst = 0.0
+    for seed in range(10):
+        made = branch("free", 24, (16, 16), 0.9, "tanh", seed=seed)
+        x = rows(1, 24, seed)
+        with torch.no_grad():
+            for bias in made.biases:
+                bias.zero_()
+            across = 10 * made.weights[0] @ x.T @ x / x.square().sum()
+            made.weights[0].mul_(10).sub_(across)
+        worst = max(worst, check_rounding(made.float().bind(), x, f"seed {seed}"))
+    assert worst > 1e-3  # a bound that nothing comes near would say nothing

@@ -13,7 +13,7 @@ from law_cases import ACTIVATIONS, MONOTONE, SOUND, branch, flow, rows
 from iresnet import dense_flow
 from iresnet.bijections import Chain, Residual
 from iresnet.bijections.base import Bijection
-from iresnet.contract import FAMILIES, NormalizedBranch, SandwichBranch, dense_branch, penalty
+from iresnet.contract import FAMILIES, Branch, NormalizedBranch, SandwichBranch, dense_branch, penalty
 from iresnet.flow import Flow
 from iresnet.models import BASES
 from iresnet.numerics.fixed_point import NotConverged, Picard
@@ -187,8 +187,9 @@ def test_messages_of_branches():
     for name in set(ACTIVATIONS) - set(MONOTONE):
         with pytest.raises(ValueError, match="sandwich layers need a monotone activation"):
             SandwichBranch(2, (4, 4), nonlinearity=name)
-    with pytest.raises(NotImplementedError):
-        Bijection().bind()
+    for call in (Bijection().bind, Branch().raw, Branch().constrain, lambda: Branch().assemble((), None)):
+        with pytest.raises(NotImplementedError):
+            call()
 
 
 def test_positional_arguments_are_remembered_too():

@@ -131,7 +131,7 @@ def roundtrip(run: Run) -> Html:
         ("root mean square of it", numeral(number(found.get("rms_error"), 2))),
         ("worst error bound of a block", numeral(number(found.get("worst_block_bound"), 2))),
         ("|encode(x) \u2212 z| of the x found", numeral(number(found.get("latent_backward_error"), 2))),
-        ("solver steps a block, mean", numeral(number(found.get("steps_mean"), 3))),
+        ("branch evaluations a row, mean", numeral(number(found.get("steps_mean"), 3))),
         ("solver", tag("code", found.get("solver", "unknown"))),
     ]
     return section("Round trip", tag("p", sentence), facts(pairs))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
-import io
 import pickle
 from collections.abc import Callable
 
 import torch
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from ..flow import Flow
@@ -57,12 +58,9 @@ def check_copies(flow: Flow, build: Callable[[], Flow], x: Tensor, context: Tens
     """A deep copy, a pickled copy and a fresh flow that loads the state strictly answer bit for bit the same, and print alike."""
     flow.eval()
     expected = flow.log_prob(x, context).detach()
-    buffer = io.BytesIO()
-    torch.save(flow.state_dict(), buffer)
-    buffer.seek(0)
     fresh = build()
     fresh.to(flow.base.anchor.dtype)
-    fresh.load_state_dict(torch.load(buffer, weights_only=True), strict=True)
+    fresh.load_state_dict(load_tensors(save_tensors(flow.state_dict())), strict=True)
     fresh.eval()
     copies = {"deepcopy": copy.deepcopy(flow), "pickle": pickle.loads(pickle.dumps(flow)), "load_state_dict": fresh}
     for name, other in copies.items():
