@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from .bijections.chain import Chain
 from .bijections.residual import Residual, ResidualTransform
 from .contract.base import Bound
-from .flow import Flow
+from .flow import Flow, evaluating
 from .numerics.linearize import linearize
 from .numerics.logdet import dense_jacobian
 from .numerics.noise import Noise
@@ -84,10 +84,9 @@ def certify(
     ValueError
         If there are more or fewer contexts (B, C) than rows x.
     """
-    flow.eval()
     if x is not None and context is not None and context.dim() == 2 and len(context) != len(x):
         raise ValueError(f"{len(x)} rows to measure at need a context of as many rows, or of one for all, got {len(context)}")
-    with torch.no_grad():
+    with torch.no_grad(), evaluating(flow):
         if flow.context and context is None:
             context = torch.zeros(flow.context)
         if context is not None and context.dim() == 2:

@@ -212,7 +212,7 @@ def score(
 
     with telling():
         folder = _open(run)
-        with counting("scoring", 0, quiet or as_json) as progress:
+        with counting("scoring", None, quiet or as_json) as progress:
             found = score_run(folder, data, out, logdet=logdet, missing=missing, progress=progress)
         answer(
             found,

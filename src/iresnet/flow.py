@@ -7,6 +7,8 @@ once with :meth:`Flow.bind`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -20,7 +22,7 @@ from .numerics.logdet import Estimate, LogDet
 from .numerics.noise import Noise
 from .numerics.series import PowerSeries
 
-__all__ = ["BoundFlow", "Flow", "Inversion"]
+__all__ = ["BoundFlow", "Flow", "Inversion", "evaluating"]
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,17 @@ class BoundFlow:
     def latents(self, count: int, noise: Noise) -> Tensor:
         """``count`` draws of the base."""
         return self.base.sample(noise, count)
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode for as long as the block runs, then the mode that was."""
+    training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(training)
 
 
 class Flow(nn.Module):

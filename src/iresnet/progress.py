@@ -67,8 +67,8 @@ class TrainingProgress:
 
 
 @contextmanager
-def counting(name: str, total: int, quiet: bool) -> Iterator[Callable[[int], None]]:
-    """A bar for ``total`` rows; yields the function that counts them."""
+def counting(name: str, total: int | None, quiet: bool) -> Iterator[Callable[[int], None]]:
+    """A bar for ``total`` rows, None if their number is yet to be found out; yields the function that counts them."""
     console = Console(stderr=True)
     if quiet or not console.is_terminal:
         yield lambda _: None

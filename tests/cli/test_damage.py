@@ -107,6 +107,11 @@ def test_changed_data_are_noticed(place: Path) -> None:
         write_columns(place / "table.csv", dict(zip(table.names, values.T, strict=True)))
         for words in (["evaluate", "run"], ["reconstruct", "run"]):
             assert "has changed since" in refused(*words)
+    told = place / "run" / "run.json"
+    whole = told.read_text()
+    told.write_text(whole.replace('"finished"', '"interrupted"'))
+    assert "has changed since" in refused("train", "--resume", "--out", "run")
+    told.write_text(whole)
     assert answer("score", "run", "table.csv", "--out", "scores.csv")["rows"] == 120, "any rows can be scored"
     assert answer("certify", "run")["holds"] and answer("sample", "run", "-n", 3, "--out", "new.csv")["rows"] == 3
 

@@ -176,6 +176,13 @@ def test_one_column_and_few_rows_train(place: Path) -> None:
     assert found["evaluation"]["log_prob"]["stderr_data"] is None, "of one test row nothing is known"
 
 
+def test_a_run_that_diverges_says_where_and_leaves_what_it_had(place: Path) -> None:
+    sentence = refused("train", "good.csv", "--out", "wild", "--steps", 30, *SMALL, "--set", "train.lr=1e30")
+    assert "not finite at step" in sentence and "lower the learning rate (now 1e+30)" in sentence
+    assert answer("evaluate", "wild")["log_prob"]["value"] > -10, "the Gaussian it started from"
+    assert answer("certify", "wild")["holds"]
+
+
 def test_warnings_are_told_even_when_quiet(place: Path) -> None:
     (place / "copy.csv").write_text("a,b\n" + "".join(f"{k * 0.37 % 1},{k * 0.37 % 1}\n" for k in range(40)))
     done = iresnet("train", "copy.csv", "--out", "copy_run", "--steps", 2, "-q", *SMALL)

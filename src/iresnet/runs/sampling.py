@@ -122,7 +122,6 @@ def score_run(
     logdet: str | None = None,
     missing: str = "error",
     progress: Progress | None = None,
-    started: Callable[[int], None] | None = None,
 ) -> dict[str, Any]:
     """log p of every row of ``data``, in the user's units, written to ``out`` in order with columns log_prob and stderr.
 
@@ -138,8 +137,6 @@ def score_run(
     flow, schema = folder.flow()
     config = folder.config()
     part = load_rows(data, schema, missing=missing)
-    if started is not None:
-        started(len(part))
     rows = Rows(part.values, part.context, schema, part.rows)
     named = logdet or config.evaluate.logdet
     estimator = parse_logdet(named) if named else flow.eval_logdet

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..flow import Flow
+from ..flow import Flow, evaluating
 from ..numerics.logdet import LogDet
 from ..numerics.noise import Noise
 from .rows import Batch, Rows
@@ -71,10 +71,9 @@ def score(
     dtype : in which the flow is computed, with the weights it has. None for float64 where the device has it: a latent of many
         dimensions rounded in float32 costs 1e-2 nats, which would be an error that no estimate states.
     """
-    flow.eval()
     own, noise = flow.base.anchor, Noise(seed)
     like = own.to(dtype or (torch.float64 if own.device.type != "mps" else own.dtype))
-    with torch.no_grad():
+    with torch.no_grad(), evaluating(flow):
         bound = flow.bind().to(like.dtype) if flow.context == 0 else None
         for start in range(0, len(rows), batch_size):
             batch = rows.batch(torch.arange(start, min(start + batch_size, len(rows))), noise, like)
