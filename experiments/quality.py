@@ -59,7 +59,7 @@ def train(arguments: list[str], seed: int, threads: int) -> dict[str, Any]:
 
 
 def mixture(arguments: list[str], seed: int) -> dict[str, Any]:
-    """scikit-learn's GaussianMixture with its default reg_covar, components chosen on validation, on the same dequantised rows."""
+    """scikit-learn's GaussianMixture with its default reg_covar, components chosen on validation, on the same rows."""
     import torch
     from sklearn.mixture import GaussianMixture
 

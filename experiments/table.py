@@ -1,7 +1,7 @@
 """Write docs/results.md from results/quality/*.json: the page holds no number that a file does not.
 
-    python experiments/table.py            write the page
-    python experiments/table.py --check    exit with 1 if the page is not what the files say
+python experiments/table.py            write the page
+python experiments/table.py --check    exit with 1 if the page is not what the files say
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "results.md"
 HEAD = """# Results
 
-Held-out figures of the density task, each the mean over seeds with its standard deviation. Every row is remade by the command in
-its file under `results/quality/`; `python experiments/quality.py NAME` runs all its seeds. Log-likelihoods are in nats per row and in
-the data's own units; *Gaussian* is the full-covariance Gaussian and *mixture* scikit-learn's `GaussianMixture` with its default
+Held-out figures of the density task, each the mean over seeds with its standard deviation. Every row is remade by the command
+in its file under `results/quality/`; `python experiments/quality.py NAME` runs all its seeds. Log-likelihoods are in nats per row
+and in the data's own units; *Gaussian* is the full-covariance Gaussian and *mixture* scikit-learn's `GaussianMixture` with its default
 `reg_covar` and the number of components chosen on validation, both on the same rows, dequantised alike.
 """
 
@@ -57,8 +57,8 @@ def page() -> str:
         HEAD,
         section("Toy sets: nats above the truth", [*first, "nats above the true log p", "log p", "round trip"], toys),
         section("Tables", [*first, "log p", "Gaussian", "mixture", "bits/dim", "round trip"], tables),
-        "*Nats above the truth* is the mean of the true log-density minus the flow's, on the same 20,000 test points. *Round trip* is the",
-        "largest 2-norm distance of a test row from decode(encode(row)), in standardised units, over all seeds.",
+        "*Nats above the truth* is the mean of the true log-density minus the flow's, on the same 20,000 test points. *Round trip*",
+        "is the largest 2-norm distance of a test row from decode(encode(row)), in standardised units, over all seeds.",
         "",
         "## Commands and machines",
         "",
@@ -72,7 +72,8 @@ def page() -> str:
 
 def main() -> None:
     if "--check" in sys.argv[1:]:
-        sys.exit(0 if PAGE.exists() and PAGE.read_text(encoding="utf-8") == page() else "docs/results.md is stale: run experiments/table.py")
+        fresh = PAGE.exists() and PAGE.read_text(encoding="utf-8") == page()
+        sys.exit(0 if fresh else "docs/results.md is stale: run python experiments/table.py")
     PAGE.write_text(page(), encoding="utf-8")
 
 

@@ -43,7 +43,6 @@ FLOORS = {
     "__main__": 4,
     "terminal": 4,
     "cli": 4,
-    "terminal": 4,
     "testing": 4,  # the laws look at everything, and nothing in the package looks at them
 }
 LOW_FLOORS_MAY_IMPORT = {"torch", "numpy", "safetensors", *sys.stdlib_module_names}

@@ -56,9 +56,9 @@ def write_json(path: str | os.PathLike[str], content: Any) -> Path:
     return write_atomic(path, to_json(content) + "\n")
 
 
-def to_json(content: Any) -> str:
-    """``content`` as indented JSON. NaN and infinities, which strict readers refuse, become null."""
-    return json.dumps(_finite(content), indent=2, allow_nan=False)
+def to_json(content: Any, indent: int | None = 2) -> str:
+    """``content`` as JSON, on one line for ``indent=None``. NaN and infinities, which strict readers refuse, become null."""
+    return json.dumps(_finite(content), indent=indent, allow_nan=False)
 
 
 def _finite(value: Any) -> Any:

@@ -178,3 +178,15 @@ def test_a_good_start_saves_steps():
     cold = Picard()(bound, y)
     warm = Picard()(bound, y, start=cold.value)
     assert int(warm.steps.max()) <= 2 < int(cold.steps.min())
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("wrong", [{"tol": 0.0}, {"tol": -1.0}, {"tol": float("nan")}, {"max_steps": 0}])
+def test_a_solver_that_could_never_end_well_is_refused(solver, wrong):
+    with pytest.raises(ValueError, match="tol > 0 and max_steps >= 1"):
+        solver(**wrong)
+
+
+def test_anderson_without_memory_is_refused():
+    with pytest.raises(ValueError, match="memory >= 1"):
+        Anderson(memory=0)

@@ -105,6 +105,11 @@ def a_priori_steps(lipschitz: float, first: float, tol: float) -> int:
     return math.ceil(math.log(tol * (1 - lipschitz) / first) / math.log(lipschitz))
 
 
+def _check(tol: float | None, max_steps: int) -> None:
+    if (tol is not None and not tol > 0) or max_steps < 1:
+        raise ValueError(f"a solver needs tol > 0 and max_steps >= 1, got {tol} and {max_steps}")
+
+
 @dataclass(frozen=True)
 class Picard:
     """The plain iteration x <- y - g(x), whose error shrinks by L or better at each step.
@@ -114,10 +119,18 @@ class Picard:
     tol : error asked for, per row: at most ``tol * max(1, |x|)``. None: 1e-6 for float32 and 1e-10 for float64, or what rounding
         leaves possible if that is more, up to a thousand times that; either way the solution states its bound.
     max_steps : evaluations of the branch after which a row is given up.
+
+    Raises
+    ------
+    ValueError
+        For a tolerance that is not positive, or no steps.
     """
 
     tol: float | None = None
     max_steps: int = 2000
+
+    def __post_init__(self) -> None:
+        _check(self.tol, self.max_steps)
 
     def __call__(self, function: Function, y: Tensor, start: Tensor | None = None) -> Solution:
         return _solve(function, y, start, self.tol, self.max_steps, memory=0)
@@ -139,6 +152,11 @@ class Anderson:
     tol: float | None = None
     max_steps: int = 2000
     memory: int = 5
+
+    def __post_init__(self) -> None:
+        _check(self.tol, self.max_steps)
+        if self.memory < 1:
+            raise ValueError(f"Anderson needs memory >= 1, got {self.memory}; Picard is the plain iteration")
 
     def __call__(self, function: Function, y: Tensor, start: Tensor | None = None) -> Solution:
         return _solve(function, y, start, self.tol, self.max_steps, memory=self.memory)

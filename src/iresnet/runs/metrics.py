@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..files import write_atomic
+from ..files import to_json, write_atomic
 from .folder import RunFolder
 
 __all__ = ["Metrics"]
@@ -39,7 +39,7 @@ class Metrics:
 
     def __call__(self, record: dict[str, Any]) -> None:
         try:
-            line = json.dumps(record).encode() + b"\n"
+            line = to_json(record, indent=None).encode() + b"\n"
             if self._file.write(line) != len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             for key, value in record.items():
