@@ -18,8 +18,8 @@ HEAD = """# Results
 
 Held-out figures of the density task, each the mean over seeds with its standard deviation. Every row is remade by the command
 in its file under `results/quality/`; `python experiments/quality.py NAME` runs all its seeds. Log-likelihoods are in nats per row
-and in the data's own units; *Gaussian* is the full-covariance Gaussian and *mixture* scikit-learn's `GaussianMixture` with its default
-`reg_covar` and the number of components chosen on validation, both on the same rows, dequantised alike.
+and in the data's own units; *Gaussian* is the full-covariance Gaussian and *mixture* scikit-learn's `GaussianMixture` with its
+default `reg_covar` and the number of components chosen on validation, both on the same rows, dequantised alike.
 """
 
 
@@ -57,8 +57,8 @@ def page() -> str:
         HEAD,
         section("Toy sets: nats above the truth", [*first, "nats above the true log p", "log p", "round trip"], toys),
         section("Tables", [*first, "log p", "Gaussian", "mixture", "bits/dim", "round trip"], tables),
-        "*Nats above the truth* is the mean of the true log-density minus the flow's, on the same 20,000 test points. *Round trip*",
-        "is the largest 2-norm distance of a test row from decode(encode(row)), in standardised units, over all seeds.",
+        "*Nats above the truth* is the mean of the true log-density minus the flow's, on the same 20,000 test points. *Round",
+        "trip* is the largest 2-norm distance of a test row from decode(encode(row)), in standardised units, over all seeds.",
         "",
         "## Commands and machines",
         "",
