@@ -19,6 +19,7 @@ FLOORS = {
     "errors": 0,
     "files": 0,
     "numerics": 0,
+    "rounding": 0,
     "bijections": 1,
     "contract": 1,
     "bases": 2,

@@ -10,7 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from iresnet.report import bound, count, duration, number, plus_minus
-from iresnet.report.format import as_float, rounded
+from iresnet.report.format import as_float, lower, rounded, upper
 
 NAN = math.nan
 
@@ -98,7 +98,14 @@ def test_number_keeps_four_digits(value: float) -> None:
 @given(st.floats(0.9, 1.1))
 def test_a_bound_is_printed_on_its_own_side_of_one(value: float) -> None:
     assert (float(bound(value)) < 1) == (value < 1)
-    assert float(bound(value)) == pytest.approx(value, abs=5.1e-5)
+    assert value <= float(bound(value)) <= value + 1e-4
+
+
+@given(st.floats(1e-300, 1e300))
+def test_bounds_are_rounded_to_their_own_side(value: float) -> None:
+    assert value <= float(upper(value)) <= value * 1.0011
+    assert value * 0.9989 <= float(lower(value)) <= value
+    assert value <= float(upper(value, 1)) and float(lower(value, 1)) <= value
 
 
 def test_bounds() -> None:
@@ -108,6 +115,10 @@ def test_bounds() -> None:
     assert bound(1.0) == "1.0000"
     assert bound(None) == "unknown"
     assert bound(2e9) == "2e9"
+    assert (bound(0.97004), bound(0.9), bound(1.00001), bound(math.inf)) == ("0.9701", "0.9000", "1.0001", "inf")
+    assert (bound(0.97009, below=True), bound(None, below=True)) == ("0.9700", "unknown")
+    assert (upper(1.44e-5, 1), upper(math.inf), upper(None), upper(0)) == ("2e-5", "inf", "unknown", "0")
+    assert (lower(0.97009), lower(1.99999, 2)) == ("0.97", "1.9")
 
 
 def test_counts_and_durations() -> None:

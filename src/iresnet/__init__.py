@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import bijections, contract, data, models, numerics
+    from . import bases, bijections, contract, data, models, numerics, testing
     from .certify import certify
     from .checkpoint import load, save
     from .errors import UserError
@@ -36,6 +36,7 @@ __all__ = [
     "Solution",
     "UserError",
     "__version__",
+    "bases",
     "bijections",
     "certify",
     "contract",
@@ -46,6 +47,7 @@ __all__ = [
     "models",
     "numerics",
     "save",
+    "testing",
 ]
 
 # Where each public name lives; a public name that is missing here is a submodule.

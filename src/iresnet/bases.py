@@ -8,6 +8,7 @@ Polar Generation of Random Variates with the t-Distribution (Bailey, 1994), doi 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +25,7 @@ class Base(nn.Module):
 
     def __init__(self, shape: tuple[int, ...] | int) -> None:
         super().__init__()
-        self.shape = (shape,) if isinstance(shape, int) else tuple(shape)
+        self.shape = tuple(shape) if isinstance(shape, Sequence) else (int(shape),)
         # Carries dtype and device for a base that has no parameters; never saved.
         self.register_buffer("anchor", torch.zeros(()), persistent=False)
 

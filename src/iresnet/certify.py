@@ -22,6 +22,7 @@ from .flow import Flow, evaluating
 from .numerics.linearize import linearize
 from .numerics.logdet import dense_jacobian
 from .numerics.noise import Noise
+from .rounding import at_least, at_most, lipschitz_text
 
 __all__ = ["BlockCertificate", "Certificate", "certify"]
 
@@ -44,7 +45,7 @@ class Certificate:
 
     ``lipschitz`` and ``inverse_lipschitz`` bound the whole map and its inverse: products over all parts, sound, and vacuous for a
     deep flow near its bound. ``amplification`` is an estimate of what the inverse does to a small error: the largest 1 /
-    sigma_min of the Jacobian over the points measured (NaN above 512 dimensions).
+    sigma_min of the Jacobian over up to 32 of the points measured (NaN above 512 dimensions).
     """
 
     blocks: tuple[BlockCertificate, ...]
@@ -60,11 +61,12 @@ class Certificate:
     def __str__(self) -> str:
         lines = [f"{'block':<12} {'family':<10} {'guarantee':<9} {'bound':>8} {'measured':>8}  holds"]
         lines += [
-            f"{b.name:<12} {b.family:<10} {b.guarantee:<9} {b.bound:>8.4f} {b.measured:>8.4f}  {'yes' if b.holds else 'NO'}"
+            f"{b.name:<12} {b.family:<10} {b.guarantee:<9} {_told(b.bound):>8} {_told(b.measured, True):>8}  "
+            f"{'yes' if b.holds else 'NO'}"
             for b in self.blocks
         ]
         told = "every block is invertible" if self.holds else "NOT every block is certainly invertible"
-        amplified = f"about {self.amplification:.3g} (estimate), at most {self.inverse_lipschitz:.3g}"
+        amplified = f"about {self.amplification:.3g} (estimate), at most {at_most(self.inverse_lipschitz, 3):.3g}"
         lines.append(f"{told}; the inverse amplifies small errors by {amplified}")
         return "\n".join(lines)
 
@@ -82,10 +84,14 @@ def certify(
     Raises
     ------
     ValueError
-        If there are more or fewer contexts (B, C) than rows x.
+        If there are more or fewer contexts (B, C) than rows x, x has the wrong shape, or there are no points to measure at.
     """
     if x is not None and context is not None and context.dim() == 2 and len(context) != len(x):
         raise ValueError(f"{len(x)} rows to measure at need a context of as many rows, or of one for all, got {len(context)}")
+    if x is not None and tuple(x.shape[1:]) != flow.shape:
+        raise ValueError(f"this flow is measured at rows of shape {flow.shape}, got {tuple(x.shape)}")
+    if points < 1 or (x is not None and len(x) < 1) or (context is not None and context.dim() == 2 and len(context) < 1):
+        raise ValueError("a certificate needs at least one point to measure at")
     with torch.no_grad(), evaluating(flow):
         if flow.context and context is None:
             context = torch.zeros(flow.context)
@@ -110,7 +116,15 @@ def certify(
             point = part.forward(point)
         there, back = transform.lipschitz()
         amplification = _amplification(transform, x.to(wide)) if x[0].numel() <= 512 else math.nan
-    return Certificate(tuple(blocks), there, back, amplification, all(block.holds for block in blocks))
+    # What lies between the blocks inverts in closed form, but only with numbers.
+    numbers = all(bool(torch.isfinite(value).all()) for value in flow.state_dict().values())
+    return Certificate(tuple(blocks), there, back, amplification, numbers and all(block.holds for block in blocks))
+
+
+def _told(value: float, lower: bool = False) -> str:
+    if math.isfinite(value) and value < 1e6:
+        return lipschitz_text(value, lower=lower)
+    return f"{(at_least if lower else at_most)(value, 3):.3g}"
 
 
 def _parts(bijection: nn.Module, transform: Any) -> Iterator[tuple[str, nn.Module, Any]]:

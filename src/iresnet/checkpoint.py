@@ -38,6 +38,9 @@ _DTYPES = {str(kind).removeprefix("torch."): kind for kind in (torch.float64, to
 def save(flow: Flow, folder: str | Path, *, extra: dict[str, Any] | None = None) -> Path:
     """Write ``flow`` to ``folder``, atomically; ``extra`` (JSON values) is kept with it.
 
+    How log-determinants are estimated and inverses solved for is not part of a model: a flow that was given estimators or a
+    solver of its own is loaded with the assembly's.
+
     Raises
     ------
     UserError
@@ -135,7 +138,8 @@ def _rebuild(header: dict[str, Any], path: Path) -> Flow:
         assemble: Callable[..., Flow] | None = getattr(models, name) if name in models.__all__ else None
         if assemble is None or not callable(assemble):
             raise UserError(f"{path}: iresnet.models has no assembly {name!r}")
-        return assemble(**arguments).to(dtype)
+        with torch.random.fork_rng():  # the weights drawn here are overwritten: the caller's generator is not to notice
+            return assemble(**arguments).to(dtype)
     except UserError:
         raise
     except (KeyError, TypeError, ValueError) as error:

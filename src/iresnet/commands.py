@@ -20,6 +20,7 @@ from .flow import Flow
 from .numerics.fixed_point import NotConverged
 from .progress import TrainingProgress, counting
 from .report import plus_minus, write_report
+from .rounding import at_most
 from .runs import RunFolder, certify_run, draw, evaluate_run, reconstruct_run, train_run
 
 __all__ = ["evaluate_command", "reconstruct_command", "train_command"]
@@ -182,7 +183,8 @@ def _figures(content: dict[str, Any]) -> str:
     for name, figure in rows:
         if figure is not None:
             errors = f"{_error(figure['stderr_estimator']):>11} {_error(figure['stderr_data']):>11}"
-            lines.append(f"  {name:<26} {figure['value']:>12.4f} {errors} {'<= ' + format(figure['bias'], '.1g'):>10}")
+            bias = f"<= {at_most(figure['bias'], 1):.1g}"
+            lines.append(f"  {name:<26} {figure['value']:>12.4f} {errors} {bias:>10}")
     above = content["nats_above_truth"]
     if above is not None:
         lines.append(f"  {'true log p, same rows':<26} {content['true_log_density']:>12.4f}")
@@ -213,7 +215,7 @@ def reconstruct_command(
     lines = [
         f"{content['split']} set, {_count(content['rows'])} there and back, {content['solver']}, {content['seconds']:.1f} s",
         f"  largest error of a row       {content['max_error']:.2e}  (flow's units; {content['max_error_user']:.2e} in yours)",
-        f"  largest bound of one block   {content['worst_block_bound']:.2e}  (guaranteed)",
+        f"  largest bound of one block   {at_most(content['worst_block_bound'], 3):.2e}  (guaranteed)",
         f"  largest latent error         {content['latent_backward_error']:.2e}  (|encode(x) - z|, float64)",
         f"  evaluations of a branch      {content['steps_mean']:.0f} mean, {content['steps_max']} at most, over all blocks",
     ]

@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 
 from .bases import Base, DiagonalNormal, StandardNormal, StudentT
@@ -41,7 +42,9 @@ def _remembered(assemble: Callable[..., Flow]) -> Callable[..., Flow]:
 def _literal(value: Any) -> Any:
     if isinstance(value, Tensor):
         return True  # data for whitening: the checkpoint holds its statistics
-    return list(value) if isinstance(value, tuple) else value
+    if isinstance(value, (tuple, list)):
+        return [_literal(item) for item in value]
+    return value.item() if isinstance(value, np.generic) else value  # a numpy integer is no JSON
 
 
 @_remembered

@@ -10,11 +10,12 @@ from law_cases import branch, flow, rows
 
 from iresnet import certify
 from iresnet.bijections import ActNorm, Chain, Residual, Whiten
-from iresnet.certify import Certificate
+from iresnet.certify import BlockCertificate, Certificate
 from iresnet.contract import FAMILIES
 from iresnet.flow import Flow
 from iresnet.models import BASES
 from iresnet.numerics.fixed_point import Picard
+from iresnet.rounding import lipschitz_text
 from iresnet.testing import jacobian
 
 
@@ -31,7 +32,7 @@ def test_measured_is_below_bound(family, context):
             assert block.family == family
         assert told.holds == all(block.holds for block in told.blocks)
         assert told.amplification <= told.inverse_lipschitz
-        assert f"{told.blocks[0].bound:.4f}" in str(told) and told.to_dict()["blocks"][0]["bound"] == told.blocks[0].bound
+        assert lipschitz_text(told.blocks[0].bound) in str(told) and told.to_dict()["blocks"][0]["bound"] == told.blocks[0].bound
 
 
 def test_the_maps_constants_hold_and_the_amplification_is_that_of_its_jacobian():
@@ -70,6 +71,14 @@ def test_weights_that_are_not_finite_do_not_hold(family):
         assert math.isnan(told.blocks[0].measured)
 
 
+def test_parts_between_the_blocks_must_be_finite_too():
+    made = flow(3)
+    with torch.no_grad():
+        next(part for part in made.modules() if isinstance(part, ActNorm)).shift[0] = math.nan
+    told = certify(made)
+    assert all(block.holds for block in told.blocks) and not told.holds
+
+
 def test_bfloat16_voids_the_certificate():
     made = flow(3, 0, 2, "gram").to(torch.bfloat16)
     assert not certify(made).holds
@@ -79,6 +88,19 @@ def test_contexts_must_be_as_many_as_rows():
     with pytest.raises(ValueError, match="4 rows to measure at need a context of as many rows, or of one for all, got 3"):
         certify(flow(3, 2, 1), rows(4, 3), rows(3, 2))
     assert certify(flow(3, 2, 1), rows(300, 3), rows(300, 2)).holds
+    with pytest.raises(ValueError, match=r"measured at rows of shape \(3,\), got \(4, 2\)"):
+        certify(flow(3), rows(4, 2))
+    for wrong in (lambda: certify(flow(3), rows(0, 3)), lambda: certify(flow(3), points=0)):
+        with pytest.raises(ValueError, match="a certificate needs at least one point"):
+            wrong()
+
+
+def test_the_table_rounds_bounds_up():
+    bounds = (0.97004, 0.99999, 1.00001, math.inf)
+    blocks = [BlockCertificate("1", "gram", "sound", bound, 0.10009, bound < 1) for bound in bounds]
+    lines = str(Certificate(tuple(blocks), 4.0, 1.2301, 1.1, False)).splitlines()
+    assert [line.split()[3] for line in lines[1:5]] == ["0.9701", "0.99999", "1.0001", "inf"]
+    assert {line.split()[4] for line in lines[1:5]} == {"0.1000"} and lines[5].endswith("at most 1.24")
 
 
 def test_inverses_in_closed_form_state_their_rounding():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import product
 
 import pytest
@@ -67,6 +68,24 @@ def test_the_value_is_the_solution_and_float32_works():
     z = y.detach().double().requires_grad_(True)
     (double,) = torch.autograd.grad(implicit(wide, z, Picard()(wide, z.detach()).value).square().sum(), z)
     torch.testing.assert_close(single.double(), double, rtol=1e-3, atol=1e-4)
+
+
+def test_decode_is_the_certified_solution_with_or_without_a_graph():
+    for context in (0, 2):
+        narrow = flow(3, context, 4).float()
+        z, given = rows(50, 3).float(), rows(50, context, 3).float() if context else None
+        attached, found = narrow.decode(z, given), narrow.invert(z, given)
+        assert attached.requires_grad and torch.equal(attached.detach(), found.value)
+        with torch.no_grad():
+            assert torch.equal(narrow.decode(z, given), found.value)
+
+
+def test_a_loss_that_is_not_finite_is_not_blamed_on_the_branch():
+    y = rows(3, 3).requires_grad_(True)
+    bound = branch("sandwich", 3).bind()
+    x = implicit(bound, y, Picard()(bound, y.detach()).value)
+    (gradient,) = torch.autograd.grad((x * math.nan).sum(), y)
+    assert bool(gradient.isnan().all())
 
 
 def test_nothing_to_differentiate_is_the_solution_itself():

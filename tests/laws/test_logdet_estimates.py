@@ -208,6 +208,13 @@ def test_without_a_certificate_the_bias_is_infinite():
     assert (estimate.bias == math.inf).all() and torch.isfinite(estimate.value).all()
 
 
+def test_no_rows_have_no_estimates():
+    bound = branch("sandwich", 3).bind()
+    for estimator in (Exact(), PowerSeries(probes=2), PowerSeries(3), PowerSeries(2, roulette="adaptive")):
+        value, estimate = estimator(bound, rows(0, 3))
+        assert value.shape == (0, 3) and estimate.value.shape == estimate.stderr.shape == estimate.bias.shape == (0,)
+
+
 def test_a_rows_estimate_does_not_depend_on_its_batch():
     bound = branch("sandwich", 3, (8, 6), 0.9, "elu", 2).bind(rows(20, 2))
     x, numbers = rows(20, 3), torch.arange(100, 120)
@@ -228,6 +235,7 @@ def test_messages():
         ({"product": "full"}, "product is one of"),
         ({"terms": 0}, "needs terms >= 1 and probes >= 1, got 0 and 1"),
         ({"probes": 0}, "needs terms >= 1 and probes >= 1, got None and 0"),
+        ({"tol": 0.0}, "needs tol > 0, got 0.0"),
         ({"roulette": "geometric", "tail": 1.0}, "tail is a probability"),
         ({"roulette": "geometric", "tail": 0.0}, "tail is a probability"),
     ):

@@ -6,15 +6,16 @@ import warnings
 from dataclasses import replace
 from itertools import product
 
+import numpy as np
 import pytest
 import torch
 from law_cases import ACTIVATIONS, MONOTONE, SOUND, branch, flow, rows
 
-from iresnet import dense_flow
+from iresnet import dense_flow, load, save
 from iresnet.bijections import Chain, Residual
 from iresnet.bijections.base import Bijection
 from iresnet.contract import FAMILIES, Branch, NormalizedBranch, SandwichBranch, dense_branch, penalty
-from iresnet.flow import Flow
+from iresnet.flow import Flow, evaluating
 from iresnet.models import BASES
 from iresnet.numerics.fixed_point import NotConverged, Picard
 from iresnet.numerics.logdet import Exact
@@ -158,6 +159,11 @@ def test_messages_of_flows():
         (lambda: plain.log_prob(x, rows(4, 2)), "this flow is unconditional: build it with context=C"),
         (lambda: conditional.log_prob(x), r"needs a context of shape \(2,\) or \(B, 2\), got none"),
         (lambda: conditional.log_prob(x, rows(4, 3)), r"needs a context of shape \(2,\) or \(B, 2\), got \(4, 3\)"),
+        (lambda: conditional.log_prob(x, rows(3, 2)), r"4 rows need as many contexts, or one of shape \(C,\) for all, got 3"),
+        (lambda: conditional.decode(x, rows(1, 2)), "4 rows need as many contexts"),
+        (lambda: conditional.encode(x, rows(5, 2)), "4 rows need as many contexts"),
+        (lambda: conditional.initialize(x, rows(5, 2)), "4 rows need as many contexts"),
+        (lambda: dense_flow(2, whiten=x), r"this whitening is for rows of 2 numbers, got shape \(4, 3\)"),
         (lambda: plain.sample(0), "sample needs n >= 1, got 0"),
         (lambda: conditional.sample(3, rows(4, 2)), r"3 samples need a context of shape \(2,\) or \(3, 2\), got \(4, 2\)"),
         (lambda: dense_flow(2, blocks=0), "a flow needs at least one block, got blocks=0"),
@@ -200,3 +206,26 @@ def test_positional_arguments_are_remembered_too():
         "name": "dense_flow",
         "arguments": {"features": 2, "context": 0, "blocks": 3, "hidden": [8], "lipschitz": 0.9},
     }
+
+
+def test_numbers_of_numpy_are_remembered_as_numbers(tmp_path):
+    made = dense_flow(np.int64(2), hidden=[np.int64(8)], blocks=1, lipschitz=np.float32(0.5))
+    assert made.recipe["arguments"] == {"features": 2, "hidden": [8], "blocks": 1, "lipschitz": 0.5}
+    save(made, tmp_path)
+    assert repr(load(tmp_path)) == repr(made)
+
+
+def test_loading_leaves_the_generator_alone(tmp_path):
+    save(dense_flow(2, blocks=1), tmp_path)
+    before = torch.get_rng_state()
+    load(tmp_path)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_evaluating_gives_every_part_its_mode_back():
+    made = flow(2).train()
+    made.bijection.parts[1].eval()
+    modes = [part.training for part in made.modules()]
+    with evaluating(made):
+        assert not any(part.training for part in made.modules())
+    assert [part.training for part in made.modules()] == modes and not all(modes)

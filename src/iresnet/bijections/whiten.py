@@ -26,9 +26,8 @@ class Whiten(Bijection):
     Parameters
     ----------
     features : d.
-    floor : eigenvalues of the covariance below ``floor`` times the largest are raised to it. ``floored`` says how many were: as
-    many
-        directions have (nearly) no spread, and a density there is unbounded.
+    floor : eigenvalues of the covariance below ``floor`` times the largest are raised to it. ``floored`` says how many were:
+        in as many directions there is (nearly) no spread, and the density is unbounded.
     """
 
     mean: Tensor
@@ -50,9 +49,11 @@ class Whiten(Bijection):
         Raises
         ------
         ValueError
-            For fewer than two rows, or values that are not finite.
+            For rows of another width, fewer than two of them, or values that are not finite.
         """
         if not bool(self.initialized):
+            if x.dim() != 2 or x.shape[1] != self.features:
+                raise ValueError(f"this whitening is for rows of {self.features} numbers, got shape {tuple(x.shape)}")
             if x.shape[0] < 2 or not bool(torch.isfinite(x).all()):
                 raise ValueError(f"whitening needs at least two rows of finite numbers, got {x.shape[0]} rows")
             with torch.no_grad():

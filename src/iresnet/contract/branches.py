@@ -60,7 +60,7 @@ class DenseBranch(Branch):
             raise ValueError(f"a dense branch needs features >= 1 and hidden widths >= 1, got {features} and {tuple(hidden)}")
         if not 0 < lipschitz < 1:
             raise ValueError(f"lipschitz must lie in (0, 1) for x + g(x) to be invertible, got {lipschitz}")
-        self.features, self.hidden, self.lipschitz = features, tuple(hidden), float(lipschitz)
+        self.features, self.hidden, self.lipschitz = int(features), tuple(map(int, hidden)), float(lipschitz)
         self.activation, self.context = activation(nonlinearity), context
         if any(width % self.activation.group for width in self.hidden):
             name, group = type(self.activation).__name__, self.activation.group
@@ -213,7 +213,8 @@ def dense_branch(
 def penalty(module: nn.Module) -> Tensor:
     r"""The soft constraint :math:`\sum_W \|W\|_2^2` over all weights of all branches in ``module``: a loss term.
 
-    Multiply it by lambda and add it to the loss. It guarantees nothing. The norm is the Gram bound, at most 1 % above the truth.
+    Multiply it by lambda and add it to the loss. It guarantees nothing. The norm is the Gram bound, above the truth by a factor
+    of at most r^(1/128) for rank r: 3 % for 64 equal singular values, far less for most weights.
 
     Raises
     ------

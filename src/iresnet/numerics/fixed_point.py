@@ -118,7 +118,8 @@ class Picard:
     ----------
     tol : error asked for, per row: at most ``tol * max(1, |x|)``. None: 1e-6 for float32 and 1e-10 for float64, or what rounding
         leaves possible if that is more, up to a thousand times that; either way the solution states its bound.
-    max_steps : evaluations of the branch after which a row is given up.
+    max_steps : evaluations of the branch in float64 after which a row is given up; in a narrower precision up to half as many
+        go before them.
 
     Raises
     ------
@@ -141,8 +142,9 @@ class Anderson:
     """Anderson's acceleration: the next point extrapolates the last ``memory`` steps, each row for itself.
 
     A point is kept only if its step is as short as the plain iteration guarantees; otherwise that row takes the plain step. So it
-    needs at most twice the evaluations of :class:`Picard`, and on trained flows about two thirds. Each costs a small
-    least-squares problem more, so it pays where a branch is expensive. Parameters as there.
+    needs at most twice the evaluations that are guaranteed to suffice for :class:`Picard`, and on trained flows about two thirds
+    of those that Picard in fact takes. Each costs a small least-squares problem more, so it pays where a branch is expensive.
+    Parameters as there.
 
     References
     ----------

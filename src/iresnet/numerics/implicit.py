@@ -53,6 +53,8 @@ class _Adjoint(torch.autograd.Function):
         lipschitz = lipschitz_of(ctx.function)
         at = linearize(ctx.function, ctx.x)
         wanted = grad.to(ctx.x.dtype)
+        if not bool(torch.isfinite(wanted).all()):  # a loss that is not finite says nothing about the branch
+            return torch.full_like(grad, math.nan), None, None
         tol = 8 * torch.finfo(wanted.dtype).eps * (1 - lipschitz if lipschitz < 1 else 0.1)
         adjoint, last = wanted, torch.full_like(lengths(wanted), math.inf)
         for _ in range(2000):

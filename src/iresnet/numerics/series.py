@@ -80,6 +80,8 @@ class PowerSeries:
             raise ValueError(f"PowerSeries needs terms >= 1 and probes >= 1, got {self.terms} and {self.probes}")
         if self.tail is not None and not (self.tail > 0 and (self.roulette == "poisson" or self.tail < 1)):
             raise ValueError(f"PowerSeries: tail is a probability in (0, 1), or a positive mean for poisson, got {self.tail}")
+        if not self.tol > 0:
+            raise ValueError(f"PowerSeries needs tol > 0, got {self.tol}")
         if self.roulette == "poisson":
             text = "Poisson roulette is unbiased, but its variance is infinite for any branch with J^k != 0; prefer 'adaptive'"
             warnings.warn(text, UserWarning, stacklevel=3)
@@ -100,7 +102,7 @@ class PowerSeries:
             value = value + (surrogate - surrogate.detach())
         if trace is not None:
             value = value + trace
-        known = self.probes > 1 and self.roulette is None
+        known = self.probes > 1 and self.roulette is None and spread.numel() > 0
         stderr = spread.std(0) / math.sqrt(self.probes) if known else torch.full_like(spread[0], math.nan)
         return at.value, Estimate(value, stderr, bias)
 
@@ -113,7 +115,7 @@ class PowerSeries:
 
     def _sum(self, product, probes: Tensor, known_trace: bool, lipschitz: float, noise: Noise) -> tuple[Tensor, Tensor, Tensor]:  # noqa: ANN001
         """Per probe the series (m, B) and the Neumann weights (m, B, *); the bias (B,). An exact trace stands for k = 1 and 0."""
-        size = probes[0, 0].numel()
+        size = math.prod(probes.shape[2:])
         length = probes.flatten(2).norm(dim=-1)
         totals = torch.zeros_like(length)
         weights = torch.zeros_like(probes) if known_trace else probes
@@ -143,7 +145,8 @@ class PowerSeries:
                 before = left
                 if self.roulette == "adaptive":
                     norm = vector.detach().flatten(2).norm(dim=-1)
-                    left = min(left, float((norm / length.clamp(min=torch.finfo(norm.dtype).tiny)).max()))
+                    shares = norm / length.clamp(min=torch.finfo(norm.dtype).tiny)
+                    left = min(left, float(shares.max()) if shares.numel() else 0.0)
                 shrunk = left / before if before > 0 else 0.0  # a branch that is still zero has nothing left
                 keep = self._survival(step - (self.terms or 1), lipschitz, shrunk)
                 if noise.at(step).uniform() >= keep:

@@ -8,7 +8,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-__all__ = ["as_float", "bound", "count", "duration", "number", "plus_minus", "rounded"]
+from ..rounding import at_least, at_most, lipschitz_text
+
+__all__ = ["as_float", "bound", "count", "duration", "lower", "number", "plus_minus", "rounded", "upper"]
 
 _LARGE, _SMALL = 1e6, 1e-4  # beyond these a number is easier to read as a power of ten
 _MOST_DECIMALS = 7  # an error of 1e-12 says nothing that would justify twelve decimals of the value
@@ -80,16 +82,25 @@ def _aligned(value: Any, errors: tuple[Any, ...], digits: int) -> tuple[list[str
     return parts, power
 
 
-def bound(value: Any, decimals: int = 4) -> str:
-    """A Lipschitz bound to ``decimals`` places, more where rounding would hide its side of 1: ``0.99998``."""
+def bound(value: Any, decimals: int = 4, *, below: bool = False) -> str:
+    """A Lipschitz bound to ``decimals`` places, more where that hides its side of 1 (``0.99998``), rounded so that it holds.
+
+    That is up, or down for one from ``below``, such as a measured expansion.
+    """
     x = as_float(value)
-    if not math.isfinite(x) or abs(x) >= _LARGE:
-        return number(x)
-    for places in range(decimals, 17):
-        text = f"{x:.{places}f}"
-        if (float(text) < 1) == (x < 1):
-            return text
-    return repr(x)
+    if math.isfinite(x) and abs(x) < _LARGE:
+        return lipschitz_text(x, decimals, lower=below)
+    return lower(x) if below else upper(x)
+
+
+def upper(value: Any, digits: int = 4) -> str:
+    """An upper bound to ``digits`` significant digits, rounded up: what is printed still holds."""
+    return number(at_most(as_float(value), digits), digits)
+
+
+def lower(value: Any, digits: int = 4) -> str:
+    """A lower bound to ``digits`` significant digits, rounded down."""
+    return number(at_least(as_float(value), digits), digits)
 
 
 def count(value: Any) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from .charts import bar
 from .folder import Run
-from .format import as_float, bound, count, number
+from .format import as_float, bound, count, lower, number, upper
 from .markup import Html, join, tag
 from .parts import absent, facts, numeral, section, table, two_lines
 
@@ -49,8 +49,8 @@ def certificate(run: Run) -> Html:
         )
     if math.isfinite(as_float(found.get("lipschitz"))):
         notes.append(
-            f"The product over all parts bounds the flow's Lipschitz constant by {number(found['lipschitz'], 2)} and "
-            f"its inverse's by {number(found.get('inverse_lipschitz'), 2)}: true, but for a deep flow far too large to "
+            f"The product over all parts bounds the flow's Lipschitz constant by {upper(found['lipschitz'], 2)} and "
+            f"its inverse's by {upper(found.get('inverse_lipschitz'), 2)}: true, but for a deep flow far too large to "
             "tell anything. The single blocks' bounds and the measured round trip below are what to rely on."
         )
     below = [listed, [tag("p", note, class_="small") for note in notes]] if blocks else None
@@ -71,7 +71,7 @@ def _sentence(holds: bool, blocks: Sequence[Mapping[str, Any]]) -> Html:
     words = (
         f"Guaranteed for every input: each residual branch has a Lipschitz constant of at most {bound(largest)}, so "
         f"each of the {count(len(blocks))} blocks is invertible, changes distances by a factor between "
-        f"{number(1 - largest)} and {number(1 + largest)}, and its inverse comes with an error bound."
+        f"{lower(round(1 - largest, 12))} and {upper(round(1 + largest, 12))}, and its inverse comes with an error bound."
     )
     return tag("p", words, class_="verdict good")
 
@@ -87,7 +87,7 @@ def _row(block: Mapping[str, Any], most: float) -> list[object]:
             tag("span", block.get("family"), class_="beside"),
             bar(measured, limit, most),
         ],
-        numeral(bound(measured)),
+        numeral(bound(measured, below=True)),
         numeral(bound(limit)),
         two_lines(verdict, block.get("guarantee", "unknown")),
     ]
@@ -129,7 +129,7 @@ def roundtrip(run: Run) -> Html:
     pairs = [
         ("largest |decode(encode(x)) \u2212 x|", numeral(number(found.get("max_error"), 2))),
         ("root mean square of it", numeral(number(found.get("rms_error"), 2))),
-        ("worst error bound of a block", numeral(number(found.get("worst_block_bound"), 2))),
+        ("worst error bound of a block", numeral(upper(found.get("worst_block_bound"), 2))),
         ("|encode(x) \u2212 z| of the x found", numeral(number(found.get("latent_backward_error"), 2))),
         ("branch evaluations a row, mean", numeral(number(found.get("steps_mean"), 3))),
         ("solver", tag("code", found.get("solver", "unknown"))),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from .folder import Run
-from .format import as_float, count, duration, number, plus_minus
+from .format import as_float, count, duration, number, plus_minus, upper
 from .guarantees import guaranteed
 from .markup import Html, tag
 from .parts import tile
@@ -82,7 +82,7 @@ def _remainder(found: dict) -> str:
     if exact and bias == 0:
         return "; the log-determinant is exact"
     second = "" if exact else ", then from the log-determinant's estimator"
-    return f"{second}; bias {'unknown' if math.isnan(bias) else f'at most {number(abs(bias), 2)}'}"
+    return f"{second}; bias {'unknown' if math.isnan(bias) else f'at most {upper(abs(bias), 2)}'}"
 
 
 def _other_tiles(run: Run) -> list[Html]:

@@ -6,7 +6,7 @@ import base64
 import math
 
 from .folder import Run
-from .format import as_float, count, number, plus_minus, rounded
+from .format import as_float, count, number, plus_minus, rounded, upper
 from .markup import Html, join, tag
 from .parts import absent, facts, figure, numeral, section, table, two_lines
 
@@ -33,7 +33,8 @@ def likelihood(run: Run) -> Html:
         if found:
             errors = [found.get("stderr_data"), found.get("stderr_estimator")]
             value = rounded(found.get("value"), *errors)
-            cells = [value, *(number(abs(as_float(error)), 2) for error in (*errors, found.get("bias")))]
+            told = [number(abs(as_float(error)), 2) for error in errors]
+            cells = [value, *told, upper(abs(as_float(found.get("bias"))), 2)]
             rows.append([two_lines("This flow", unit), *map(numeral, cells)])
     known = {"True density": as_float(evaluation.get("true_log_density"))} | run.baselines()
     for name, value in known.items():
@@ -50,8 +51,9 @@ def likelihood(run: Run) -> Html:
     estimator = [", with log-determinants by ", tag("code", logdet)] if logdet else None
     explain = (
         "\u2018± set\u2019 is the standard error of a mean over finitely many rows; \u2018± probes\u2019 that of the "
-        "log-determinant's random probes, 0 if it is exact; the bias bounds what is systematic, such as a truncated "
-        "series. Nats a row are in the data's own units: higher is better. Of bits per dimension fewer are better."
+        "log-determinant's random probes, 0 if it is exact; the bias bounds what a truncated series leaves out, or estimates "
+        "the rounding of an exact determinant. Nats a row are in the data's own units: higher is better. Of bits per "
+        "dimension fewer are better."
     )
     header = ["Model", "Value", "± set", "± probes", "Bias"]
     listed = table("Held-out likelihood", header, rows)

@@ -20,6 +20,8 @@ from .rows import Batch, Rows
 
 __all__ = ["DensityLoss", "Figure", "evaluate", "score"]
 
+_DRAW = 2  # place of a row's further draws of noise, apart from probes (0) and dequantisation (1)
+
 
 class DensityLoss(nn.Module):
     """The training loss as one module, so that data-parallel training sees all of it, the log-determinant included.
@@ -60,6 +62,7 @@ def score(
     batch_size: int = 1024,
     seed: int = 0,
     dtype: torch.dtype | None = None,
+    draws: int = 1,
     progress: Callable[[int], None] | None = None,
 ) -> Iterator[tuple[Batch, Tensor, Tensor, Tensor]]:
     """Batches with log p in the user's units, its standard error and its bias, each (B,) float64 on the CPU.
@@ -68,6 +71,9 @@ def score(
 
     Parameters
     ----------
+    draws : of the noise that dequantises columns of levels; without such columns there is one. From two on, log p is the mean
+        over them and the standard error that of this mean, by the spread of the draws. With one draw the standard error is that
+        of the log-determinant alone, and the noise, which may move a row by nats, shows only in the spread of the rows.
     dtype : in which the flow is computed, with the weights it has. None for float64 where the device has it: a latent of many
         dimensions rounded in float32 costs 1e-2 nats, which would be an error that no estimate states.
     """
@@ -76,11 +82,16 @@ def score(
     with torch.no_grad(), evaluating(flow):
         bound = flow.bind().to(like.dtype) if flow.context == 0 else None
         for start in range(0, len(rows), batch_size):
-            batch = rows.batch(torch.arange(start, min(start + batch_size, len(rows))), noise, like)
-            target = bound if bound is not None else flow.bind(batch.context).to(like.dtype)
-            found = target.estimate(batch.x, logdet=logdet, noise=Noise(noise.at(0).seed, batch.rows))
-            value = found.value.double() + batch.log_jacobian
-            yield batch, value.cpu(), found.stderr.double().cpu(), found.bias.double().cpu()
+            places = torch.arange(start, min(start + batch_size, len(rows)))
+            batch, target, drawn = rows.batch(places, noise, like), bound, []
+            for key in (noise, *(noise.at(_DRAW, draw) for draw in range(1, draws if rows.random else 1))):
+                part = batch if key is noise else rows.batch(places, key, like)
+                target = target if target is not None else flow.bind(part.context).to(like.dtype)
+                found = target.estimate(part.x, logdet=logdet, noise=Noise(key.at(0).seed, part.rows))
+                drawn.append((found.value.double() + part.log_jacobian, found.stderr.double(), found.bias.double()))
+            values, stderrs, biases = (torch.stack(column).cpu() for column in zip(*drawn, strict=True))
+            stderr = values.std(0) / math.sqrt(len(drawn)) if len(drawn) > 1 else stderrs[0]
+            yield batch, values.mean(0), stderr, biases.mean(0)
             if progress is not None:
                 progress(len(batch.rows))
 

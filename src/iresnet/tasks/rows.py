@@ -55,6 +55,11 @@ class Rows:
     def __len__(self) -> int:
         return self.values.shape[0]
 
+    @property
+    def random(self) -> bool:
+        """Whether encoding a row draws noise, which spreads columns of levels."""
+        return self.schema is not None and bool(self.schema.dequantized)
+
     @cached_property
     def _encoded(self) -> tuple[Tensor, Tensor] | None:
         """All rows at once where no noise comes in: standardising them for every batch would be work done again."""
