@@ -30,9 +30,11 @@ POWER = ["power_month", "--drop", "Sub_metering_1,Sub_metering_2,Sub_metering_3"
 EXPERIMENTS: dict[str, tuple[list[str], bool]] = {
     "moons": (["moons"], False),
     "checkerboard": (["checkerboard", "--steps", "6000"], False),
-    "checkerboard-long": (["checkerboard", "--steps", "24000"], False),
-    "power": ([*POWER, "--dequantize", "auto", "--steps", "20000"], True),
-    "power-raw": ([*POWER, "--steps", "20000"], True),
+    "power": (
+        [*POWER, "--dequantize", "auto", "--steps", "14000", "--set", "model.blocks=32", "--set", "model.lipschitz=0.999"],
+        True,
+    ),
+    "power-raw": ([*POWER, "--steps", "7000"], True),
     "miniboone-head": (["miniboone_head", "--preset", "small-table"], True),
     "digits": (["digits", "--preset", "small-table"], True),
     "moons-by-moon": (["moons", "--label", "moon"], False),

@@ -9,6 +9,7 @@ is pickled.
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -190,4 +191,7 @@ def load_state(trainer: Trainer, path: str | Path) -> dict[str, Any]:
     for key, value in header["counters"].items():
         setattr(trainer, key, value)
     trainer.remember()
+    if header["ranks"] != trainer.ranks.count:
+        told = f"{header['ranks']} process(es) before and {trainer.ranks.count} now"
+        warnings.warn(f"{told}: the run goes on equal to rounding, not bit for bit", UserWarning, stacklevel=2)
     return header["extra"]

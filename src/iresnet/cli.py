@@ -203,6 +203,7 @@ def score(
     out: Annotated[Path, typer.Option(help="Where to: .csv, .parquet or .npz, one row per input row, in order.")],
     logdet: Annotated[str | None, typer.Option(help='Estimator, such as "PowerSeries(probes=8)".')] = None,
     missing: Annotated[str, typer.Option(help="error, or drop rows with missing values.")] = "error",
+    draws: Annotated[int, typer.Option(help="Of the noise that spreads columns of levels; log p is the mean over them.")] = 8,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -213,11 +214,14 @@ def score(
     with telling():
         folder = _open(run)
         with counting("scoring", None, quiet or as_json) as progress:
-            found = score_run(folder, data, out, logdet=logdet, missing=missing, progress=progress)
+            found = score_run(folder, data, out, logdet=logdet, missing=missing, draws=draws, progress=progress)
         answer(
             found,
             as_json,
-            lambda: f"{found['rows']} rows scored, mean log p {found['mean_log_prob']:.4f} nats; in {found['out']}",
+            lambda: (
+                f"{found['rows']} rows scored, mean log p {found['mean_log_prob']:.4f} +- "
+                f"{found['stderr_data']:.2g} nats; in {found['out']}"
+            ),
         )
 
 

@@ -183,13 +183,15 @@ def _figures(content: dict[str, Any]) -> str:
     for name, figure in rows:
         if figure is not None:
             errors = f"{_error(figure['stderr_estimator']):>11} {_error(figure['stderr_data']):>11}"
-            bias = f"<= {at_most(figure['bias'], 1):.1g}"
+            bias = f"{at_most(figure['bias'], 1):.1g}"
             lines.append(f"  {name:<26} {figure['value']:>12.4f} {errors} {bias:>10}")
     above = content["nats_above_truth"]
     if above is not None:
         lines.append(f"  {'true log p, same rows':<26} {content['true_log_density']:>12.4f}")
         lines.append(f"  {'nats above the truth':<26} {above['value']:>12.4f} {'':>11} {_error(above['stderr']):>11}")
     lines += [f"  {name:<26} {value:>12.4f}" for name, value in content["baselines"].items()]
+    gain = content["nats_above_gaussian"]
+    lines.append(f"  {'nats above that Gaussian':<26} {gain['value']:>12.4f} {'':>11} {_error(gain['stderr']):>11}")
     return "\n".join(lines)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from .bases import Base, DiagonalNormal, StandardNormal, StudentT
 from .bijections import ActNorm, Bijection, Chain, Residual, Whiten
+from .contract.activations import Activation
 from .contract.branches import dense_branch
 from .flow import Flow
 from .numerics.logdet import Exact, LogDet
@@ -44,6 +45,8 @@ def _literal(value: Any) -> Any:
         return True  # data for whitening: the checkpoint holds its statistics
     if isinstance(value, (tuple, list)):
         return [_literal(item) for item in value]
+    if isinstance(value, Activation):
+        return type(value).__name__
     return value.item() if isinstance(value, np.generic) else value  # a numpy integer is no JSON
 
 

@@ -42,6 +42,9 @@ class Settings:
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch_size < 1 or self.log_every < 1 or not self.lr > 0 or not 0 <= self.ema < 1:
             raise ValueError("training needs steps, batch_size and log_every >= 1, lr > 0 and ema in [0, 1)")
+        periods = [period for period in (self.validate_every, self.patience) if period is not None]
+        if not self.clip > 0 or self.warmup < 0 or self.weight_decay < 0 or self.penalty < 0 or any(p < 1 for p in periods):
+            raise ValueError("training needs clip > 0, warmup, weight_decay and penalty >= 0, validate_every and patience >= 1")
 
     @property
     def validation_period(self) -> int:

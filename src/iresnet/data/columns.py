@@ -34,9 +34,7 @@ class Column:
 
     def __post_init__(self) -> None:
         if self.support not in SUPPORTS:
-            raise UserError(
-                f"column {self.name}: the support must be one of {', '.join(SUPPORTS)}, got {self.support!r}"
-            )
+            raise UserError(f"column {self.name}: the support must be one of {', '.join(SUPPORTS)}, got {self.support!r}")
         if self.support == "bounded" and not (math.isfinite(self.high - self.low) and self.low < self.high):
             raise UserError(f"column {self.name}: bounds need LOW < HIGH, got {self.low:g} and {self.high:g}")
         if self.resolution is not None and not (math.isfinite(self.resolution) and self.resolution > 0):

@@ -58,9 +58,7 @@ class ContextColumn:
         found = [position.get(level_text(value), -1) for value in distinct.tolist()]
         if -1 in found:
             value = level_text(distinct[found.index(-1)].item())
-            raise UserError(
-                f"{self.name} is {value!r}, which the model was not trained on; it knows {_several(self.levels)}"
-            )
+            raise UserError(f"{self.name} is {value!r}, which the model was not trained on; it knows {_several(self.levels)}")
         return np.asarray(found, dtype=np.int64)[inverse.reshape(-1)]
 
     def encode(self, values: np.ndarray | Sequence[Any]) -> Tensor:

@@ -76,10 +76,7 @@ def curve_log_density(x: Tensor, curve: Curve, noise: Callable[[Tensor], Tensor]
     """log p(x) (B,) of points ``x`` (B, 2) for a curve and its noise's log-density; in chunks, so memory is flat."""
     rows = max(1, _CHUNK // len(curve.points))
     return torch.cat(
-        [
-            torch.logsumexp(noise(part[:, None, :] - curve.points) + curve.log_weights, dim=1)
-            for part in torch.split(x, rows)
-        ]
+        [torch.logsumexp(noise(part[:, None, :] - curve.points) + curve.log_weights, dim=1) for part in torch.split(x, rows)]
         or [x.new_empty(0)]
     )
 

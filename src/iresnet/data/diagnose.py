@@ -115,9 +115,7 @@ def _dependent(names: list[str], values: np.ndarray) -> list[Diagnosis]:
     if np.linalg.svd(factor, compute_uv=False).min(initial=1.0) > _DEPENDENT and rows > width:
         return []
     if rows <= width:
-        text = (
-            f"{rows} rows in {width} columns: every column is a combination of the others, and the density is unbounded"
-        )
+        text = f"{rows} rows in {width} columns: every column is a combination of the others, and the density is unbounded"
         return [Diagnosis(tuple(names), "dependent", f"{text}; give more rows or use fewer --columns")]
     found, basis, kept = [], np.zeros((len(factor), 0)), []
     for k in range(width):
@@ -150,7 +148,5 @@ def summarise(found: Sequence[Diagnosis], most: int = 3) -> list[str]:
         on_grid = sum(item.resolution is not None for item in same)
         which = "" if on_grid == len(same) else f" the {on_grid} on a grid"
         offer = f"dequantise{which} with --dequantize auto, or " if on_grid else ""
-        lines.append(
-            f"{len(same)} columns {_KINDS[kind]} ({names}): the density is unbounded there; {offer}--drop them"
-        )
+        lines.append(f"{len(same)} columns {_KINDS[kind]} ({names}): the density is unbounded there; {offer}--drop them")
     return lines

@@ -76,7 +76,5 @@ def _fitted_step(levels: np.ndarray) -> float | None:
             continue
         # The shortest decimal that fits as well: hardly a column is written in steps of 0.9999782.
         short = [float(f"{fitted:.{digits}g}") for digits in range(1, 12)]
-        return next(
-            (step for step in short if float(np.ptp(levels - step * cells)) <= min(2 * spread, _OFF * step)), fitted
-        )
+        return next((step for step in short if float(np.ptp(levels - step * cells)) <= min(2 * spread, _OFF * step)), fitted)
     return None

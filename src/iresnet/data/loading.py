@@ -203,9 +203,7 @@ def _read(name: str) -> tuple[str, dict[str, np.ndarray]]:
     known = [*BUILT_IN, *(file.stem for file in places)]
     near = difflib.get_close_matches(name, known, n=3)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
-    raise UserError(
-        f"there is no data named {name!r}; {hint}built in are {', '.join(BUILT_IN)}; or give the path of a table"
-    )
+    raise UserError(f"there is no data named {name!r}; {hint}built in are {', '.join(BUILT_IN)}; or give the path of a table")
 
 
 def _places(folder: Path) -> list[Path]:

@@ -51,9 +51,7 @@ def read_columns(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     if not start:
         raise UserError(f"{path} is empty")
     if not start.startswith(_STARTS.get(ending, b"")):
-        raise UserError(
-            f"{path} is not a valid {ending[1:].upper()} file: its first bytes are not those of that format"
-        )
+        raise UserError(f"{path} is not a valid {ending[1:].upper()} file: its first bytes are not those of that format")
     columns = _from_numpy(path) if ending in (".npz", ".npy") else _from_arrow(path, ending)
     if not columns or not len(next(iter(columns.values()))):
         raise UserError(f"{path} has a header but no rows" if columns else f"{path} has no columns")
@@ -109,9 +107,7 @@ def _from_arrow(path: Path, ending: str) -> dict[str, np.ndarray]:
     if repeated:
         raise UserError(f"{path} has several columns named {', '.join(map(repr, repeated))}; rename them")
     if ending == ".csv" and names and all(is_number(name) for name in names):
-        raise UserError(
-            f"the first line of {path} holds numbers ({', '.join(names[:3])}, ...); put the column names there"
-        )
+        raise UserError(f"the first line of {path} holds numbers ({', '.join(names[:3])}, ...); put the column names there")
     if ending == ".csv" and any(pa.types.is_binary(item) for item in table.schema.types):
         raise UserError(f"{path} is not in UTF-8; save it in that encoding")
     kept = [name for name in names if not re.fullmatch(r"__index_level_\d+__", name)]  # pandas' index is no column

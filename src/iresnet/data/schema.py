@@ -73,9 +73,7 @@ class Schema:
         """
         if not self.discrete:
             name = next(column.name for column in self.columns if column.resolution is None)
-            raise UserError(
-                f"bits per dimension need levels in every column, and {name} is continuous; quote nats instead"
-            )
+            raise UserError(f"bits per dimension need levels in every column, and {name} is continuous; quote nats instead")
         cell = sum(math.log(column.resolution or 1.0) for column in self.columns)
         return -(log_prob + cell) / (len(self.columns) * math.log(2))
 
@@ -203,9 +201,7 @@ class Schema:
         """
         _keys("schema", content, {"columns", "context"}, {"columns", "context"})
         columns = [_build(Column, item) for item in content["columns"]]
-        context = [
-            _build(ContextColumn, item | {"levels": tuple(item.get("levels", ()))}) for item in content["context"]
-        ]
+        context = [_build(ContextColumn, item | {"levels": tuple(item.get("levels", ()))}) for item in content["context"]]
         return cls(tuple(columns), tuple(context))
 
 
@@ -218,6 +214,4 @@ def _build(kind: type[Any], content: Mapping[str, Any]) -> Any:
 def _keys(what: str, content: Mapping[str, Any], known: set[str], needed: set[str]) -> None:
     for word, names in (("unknown", set(content) - known), ("missing", needed - set(content))):
         if names:
-            raise UserError(
-                f"the {what} has {word} keys: {', '.join(sorted(names))}; was it written by another version?"
-            )
+            raise UserError(f"the {what} has {word} keys: {', '.join(sorted(names))}; was it written by another version?")

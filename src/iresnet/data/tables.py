@@ -48,9 +48,7 @@ class Table:
     def take(self, positions: np.ndarray) -> Table:
         """The rows at ``positions`` (M,), in that order."""
         aside = {name: column[positions] for name, column in self.aside.items()}
-        return Table(
-            self.source, self.names, self.values[positions], aside, self.rows[positions], self.notes, self.natural_label
-        )
+        return Table(self.source, self.names, self.values[positions], aside, self.rows[positions], self.notes, self.natural_label)
 
 
 def read_table(
@@ -192,9 +190,7 @@ def split(n: int, seed: int, fractions: tuple[float, float, float] = (0.8, 0.1, 
         raise UserError(f"the fractions of train, validation and test must be positive and sum to 1, got {fractions}")
     validation, test = (max(1, round(fraction * n)) for fraction in fractions[1:])
     if n < _FEWEST_ROWS or n - validation - test < 1:
-        raise UserError(
-            f"{n} row{'s are' if n != 1 else ' is'} too few to train, validate and test on; give at least 10"
-        )
+        raise UserError(f"{n} row{'s are' if n != 1 else ' is'} too few to train, validate and test on; give at least 10")
     if seed < 0:
         raise UserError(f"the seed must not be negative, got {seed}")
     order = np.random.default_rng([seed, n]).permutation(n)

@@ -57,9 +57,7 @@ def _arrow(arrays: dict[str, np.ndarray], ending: str) -> bytes:
     import pyarrow.csv
     import pyarrow.parquet
 
-    table = pa.table(
-        {name: pa.array(array.tolist() if array.dtype.kind == "U" else array) for name, array in arrays.items()}
-    )
+    table = pa.table({name: pa.array(array.tolist() if array.dtype.kind == "U" else array) for name, array in arrays.items()})
     buffer = io.BytesIO()
     if ending == ".parquet":
         pyarrow.parquet.write_table(table, buffer)

@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -30,6 +30,8 @@ from .noise import Noise
 __all__ = ["Estimate", "Exact", "LogDet", "dense_jacobian", "lipschitz_of", "series_tail", "truncation_bias"]
 
 Function = Callable[[Tensor], Tensor]
+
+_ENTRIES = 2**23  # of the Jacobians of one part of a batch: 64 MB in float64, a few times that with what they are made of
 
 
 @dataclass(frozen=True)
@@ -74,10 +76,22 @@ class Exact:
     """The full Jacobian and its determinant: no probes, cost d Jacobian products and an LU factorisation (d^3) a row.
 
     The stated bias is an estimate of rounding: 8 d eps, over the geometric mean of the singular values of I + J where that is
-    below one, since what is nearly singular loses digits.
+    below one, since what is nearly singular loses digits. Without gradients a large batch is taken in parts, so that memory stays
+    bounded.
     """
 
     def __call__(self, function: Function, x: Tensor, noise: Noise | None = None) -> tuple[Tensor, Estimate]:
+        rows = max(1, _ENTRIES // x[0].numel() ** 2) if len(x) else 1
+        if torch.is_grad_enabled() or len(x) <= rows or not hasattr(function, "select"):
+            return self._at_once(function, x)
+        bound: Any = function
+        parts = [self._at_once(bound.select(part), x[part]) for part in torch.arange(len(x), device=x.device).split(rows)]
+        value, stderr, bias = (
+            torch.cat([getattr(estimate, name) for _, estimate in parts]) for name in ("value", "stderr", "bias")
+        )
+        return torch.cat([image for image, _ in parts]), Estimate(value, stderr, bias)
+
+    def _at_once(self, function: Function, x: Tensor) -> tuple[Tensor, Estimate]:
         at = linearize(function, x)
         jacobian = at.jacobian() if at.jacobian is not None else dense_jacobian(at, x)
         size = jacobian.shape[-1]

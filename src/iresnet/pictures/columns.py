@@ -87,9 +87,7 @@ def _scatter(axis: Axes, sets: Sequence[tuple[np.ndarray, str]]) -> None:
     colours = np.repeat([colour for _, colour in sets], [len(cloud) for cloud in shown])
     size = min(max(3000 / len(colours), 2.5), 12.0)  # few dots must be seen, many must not run together
     dots, order = np.concatenate(shown), np.random.default_rng(0).permutation(len(colours))
-    axis.scatter(
-        dots[order, 0], dots[order, 1], s=size, c=colours[order].tolist(), alpha=0.45, linewidths=0, rasterized=True
-    )
+    axis.scatter(dots[order, 0], dots[order, 1], s=size, c=colours[order].tolist(), alpha=0.45, linewidths=0, rasterized=True)
 
 
 def _label(axis: Axes, row: int, column: int, count: int, columns: Sequence[str]) -> None:
@@ -116,6 +114,4 @@ def _legend(figure: Figure, sets: Sequence[tuple[str, str]], count: int, width: 
     lines = [*sets, *([(f"first {count} of {width} columns", NOTE)] if width > count else [])]
     for index, (words, colour) in enumerate(lines):
         at = (0.98, 0.97 - 0.045 * index)
-        figure.text(
-            *at, words, color=colour, ha="right", va="top", fontsize=12, fontweight="bold" if index < 2 else None
-        )
+        figure.text(*at, words, color=colour, ha="right", va="top", fontsize=12, fontweight="bold" if index < 2 else None)

@@ -15,9 +15,7 @@ from .canvas import DATA, SAMPLES, array, new_figure, save
 __all__ = ["image_grid"]
 
 
-def image_grid(
-    path: str | os.PathLike[str], images: Any, data: Any = None, *, scale: tuple[float, float] | None = None
-) -> Path:
+def image_grid(path: str | os.PathLike[str], images: Any, data: Any = None, *, scale: tuple[float, float] | None = None) -> Path:
     """Up to 64 images in a square grid, beside as many of the data if given.
 
     Parameters

@@ -59,9 +59,7 @@ def density_2d(
         if len(clouds) == 1:
             axes[0, 1].set_axis_off()
         for axis, (name, values, low, high) in zip(axes[-1], maps, strict=True):
-            axis.imshow(
-                values, origin="lower", extent=tuple(extent), cmap="Oranges", vmin=low, vmax=high, aspect="auto"
-            )
+            axis.imshow(values, origin="lower", extent=tuple(extent), cmap="Oranges", vmin=low, vmax=high, aspect="auto")
             axis.set_title(name, color=SAMPLES)
         for axis in axes.flat:
             axis.set(xlim=extent[:2], ylim=extent[2:], box_aspect=1)

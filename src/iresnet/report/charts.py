@@ -68,13 +68,9 @@ def line_chart(
         plot.append(tag("circle", tag("title", mark[2]), cx=at_x(mark[0]), cy=at_y(mark[1]), r=6.5, class_="mark"))
     # A nested svg clips what is drawn outside of it; a clipPath would need an id unique in the page.
     inside = f"{_LEFT} {_TOP} {_WIDTH - _LEFT - _RIGHT} {_HEIGHT - _TOP - _BOTTOM}"
-    clipped = tag(
-        "svg", plot, x=_LEFT, y=_TOP, width=_WIDTH - _LEFT - _RIGHT, height=_HEIGHT - _TOP - _BOTTOM, viewBox=inside
-    )
+    clipped = tag("svg", plot, x=_LEFT, y=_TOP, width=_WIDTH - _LEFT - _RIGHT, height=_HEIGHT - _TOP - _BOTTOM, viewBox=inside)
     axes = [_x_axis(x_low, x_high, at_x, x_label), _y_axis(y_low, y_high, at_y, y_label)]
-    return tag(
-        "svg", axes, clipped, viewBox=f"0 0 {_WIDTH:g} {_HEIGHT:g}", class_="chart", role="img", aria_label=description
-    )
+    return tag("svg", axes, clipped, viewBox=f"0 0 {_WIDTH:g} {_HEIGHT:g}", class_="chart", role="img", aria_label=description)
 
 
 def bar(measured: float, limit: float, most: float) -> Html:

@@ -58,14 +58,10 @@ def _validation_chart(run: Run) -> Html | None:
     reference = ("true log-density of the test points", truth) if math.isfinite(truth) else None
     low, high = robust_range(y, "low")
     below = sum(v < low for v in y)
-    low = (
-        low if below else min(v - e for v, e in zip(y, errors, strict=True))
-    )  # the band too, unless some are cut anyway
+    low = low if below else min(v - e for v, e in zip(y, errors, strict=True))  # the band too, unless some are cut anyway
     high = max([v + e for v, e in zip(y, errors, strict=True) if v >= low] + [truth] * (reference is not None))
     best, mark = run.best(), None
-    notes = [
-        "Validation log-likelihood in nats a row, with a band of two standard errors, finite set and estimator together"
-    ]
+    notes = ["Validation log-likelihood in nats a row, with a band of two standard errors, finite set and estimator together"]
     if best is not None:
         mark = (float(best["step"]), float(best["log_prob"]), f"best: step {count(best['step'])}")
         notes.append(f"the ring is the best, at step {count(best['step'])}")

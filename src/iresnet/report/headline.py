@@ -91,16 +91,14 @@ def _other_tiles(run: Run) -> list[Html]:
     if above:
         shown = plus_minus(above.get("value"), above.get("stderr"))
         tiles.append(tile("Above the truth", shown, "nats a row worse than the true density; 0 is perfect"))
-    gain = as_float(run.measured("log_prob").get("value")) - run.baselines().get("full-covariance Gaussian", math.nan)
-    if math.isfinite(gain):
-        note = f"nats a row {'better' if gain >= 0 else 'worse'} than a full-covariance Gaussian"
-        tiles.append(tile("Against a Gaussian", number(abs(gain)), note))
+    gain = run.measured("nats_above_gaussian")
+    if gain:
+        note = f"nats a row {'better' if as_float(gain.get('value')) >= 0 else 'worse'} than a full-covariance Gaussian"
+        tiles.append(tile("Against a Gaussian", plus_minus(abs(as_float(gain.get("value"))), gain.get("stderr")), note))
     if run.certificate is not None:
         holds = guaranteed(run.certificate)
         note = "each residual branch is certified to contract" if holds else "the certificate below says where and why"
         tiles.append(tile("Inverse", "guaranteed" if holds else "not guaranteed", note))
     if trip:
-        tiles.append(
-            tile("Round trip", number(trip.get("max_error"), 2), "largest |decode(encode(x)) \u2212 x| measured")
-        )
+        tiles.append(tile("Round trip", number(trip.get("max_error"), 2), "largest |decode(encode(x)) \u2212 x| measured"))
     return tiles

@@ -36,9 +36,7 @@ def tag(name: str, /, *children: object, **attributes: object) -> Html:
     Attribute names are Python names: ``class_`` is ``class``, ``stroke_width`` is ``stroke-width``. Shapes of an SVG
     may hold a ``title``, which browsers show on hover.
     """
-    written = "".join(
-        _attribute(key, value) for key, value in attributes.items() if not (value is None or value is False)
-    )
+    written = "".join(_attribute(key, value) for key, value in attributes.items() if not (value is None or value is False))
     inner = join(children)
     if name in _VOID and not inner:
         return Html(f"<{name}{written}/>" if name in _SVG_SHAPES else f"<{name}{written}>")

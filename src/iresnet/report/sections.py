@@ -57,9 +57,7 @@ def likelihood(run: Run) -> Html:
     )
     header = ["Model", "Value", "± set", "± probes", "Bias"]
     listed = table("Held-out likelihood", header, rows)
-    return section(
-        "Held-out likelihood", tag("p", where, estimator, "."), listed, verdict, tag("p", explain, class_="small")
-    )
+    return section("Held-out likelihood", tag("p", where, estimator, "."), listed, verdict, tag("p", explain, class_="small"))
 
 
 def pictures(run: Run) -> Html:
@@ -105,9 +103,7 @@ def remake(run: Run) -> Html:
     pairs += [(name, str(value)) for name, value in arguments.items()] if isinstance(arguments, dict) else []
     if command:
         # Lines break between arguments, and not after the first hyphen of --steps.
-        words = [
-            tag("span", word, class_="whole") if word.startswith("-") else word for word in str(command).split(" ")
-        ]
+        words = [tag("span", word, class_="whole") if word.startswith("-") else word for word in str(command).split(" ")]
         written = tag("pre", tag("code", join(words, " ")), tabindex="0")
     else:
         written = absent("The command was not recorded.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -121,9 +122,12 @@ def score_run(
     *,
     logdet: str | None = None,
     missing: str = "error",
+    draws: int = 8,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """log p of every row of ``data``, in the user's units, written to ``out`` in order with columns log_prob and stderr.
+
+    Where columns hold levels, log p is the mean over ``draws`` of their dequantisation noise, and the standard error is of that.
 
     A row's number is a function of (the run's seed, its row number): the same in any batch. Where ``missing`` is "drop", a
     further column ``row`` says which rows of ``data``, counted from 0, were scored.
@@ -131,8 +135,10 @@ def score_run(
     Raises
     ------
     UserError
-        For data without the model's columns, values outside their support, or a bad ending.
+        For data without the model's columns, values outside their support, a bad ending, or no draws.
     """
+    if draws < 1:
+        raise UserError(f"--draws must be at least 1, got {draws}")
     check_writable(out)
     flow, schema = folder.flow()
     config = folder.config()
@@ -140,9 +146,13 @@ def score_run(
     rows = Rows(part.values, part.context, schema, part.rows)
     named = logdet or config.evaluate.logdet
     estimator = parse_logdet(named) if named else flow.eval_logdet
-    found = list(score(flow, rows, logdet=estimator, batch_size=config.evaluate.batch_size, seed=config.seed, progress=progress))
+    size, seed = config.evaluate.batch_size, config.seed
+    found = list(score(flow, rows, logdet=estimator, batch_size=size, seed=seed, draws=draws, progress=progress))
     value = torch.cat([item[1] for item in found])
     stderr = torch.cat([item[2] for item in found])
     which = {"row": part.rows.numpy()} if missing == "drop" else {}
     write_columns(out, which | {"log_prob": value.numpy(), "stderr": stderr.numpy()})
-    return {"rows": len(value), "mean_log_prob": float(value.mean()), "out": str(out), "logdet": repr(estimator)}
+    spread = float(value.std()) / math.sqrt(len(value)) if len(value) > 1 else math.nan
+    errors = {"stderr_data": spread, "stderr_estimator": float(stderr.square().sum().sqrt()) / len(value)}
+    told = {"rows": len(value), "mean_log_prob": float(value.mean()), **errors}
+    return told | {"out": str(out), "logdet": repr(estimator)}

@@ -87,6 +87,7 @@ class Rows:
         return Batch(x.to(like), context, rows.to(like.device), log_jacobian.to(like.device))
 
     def all(self, like: Tensor, noise: Noise | None = None, most: int | None = None) -> Batch:
-        """The first ``most`` rows, or all, as one batch."""
+        """All rows as one batch, or ``most`` of them, evenly spaced: the first rows of a table may be unlike its last."""
         count = len(self) if most is None else min(most, len(self))
-        return self.batch(torch.arange(count), noise or Noise(), like)
+        places = torch.arange(count, dtype=torch.int64) * len(self) // max(count, 1)
+        return self.batch(places, noise or Noise(), like)
