@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 import sys
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,21 @@ def section(title: str, columns: list[str], rows: list[list[str]]) -> str:
     return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows), ""])
 
 
+CONDITIONAL = {"moons-by-moon": "moons", "swiss-roll-by-angle": "swiss-roll", "digits-by-label": "digits"}
+
+
+def gains(files: dict[str, Any]) -> list[list[str]]:
+    """What a context is worth: log p(x | c) - log p(x) on the same test rows, over the seeds that both have."""
+    rows = []
+    for name, plain in CONDITIONAL.items():
+        if name in files and plain in files:
+            given, without = ({run["seed"]: run["log_prob"]["value"] for run in files[key]["runs"]} for key in (name, plain))
+            found = [given[seed] - without[seed] for seed in sorted(given.keys() & without.keys())]
+            spread = statistics.stdev(found) if len(found) > 1 else math.nan
+            rows.append([f"`{name}`", f"{len(found)}", told({"mean": statistics.fmean(found), "spread": spread}, 3)])
+    return rows
+
+
 def page() -> str:
     """The whole page."""
     files = {path.stem: json.loads(path.read_text()) for path in sorted((ROOT / "results" / "quality").glob("*.json"))}
@@ -57,6 +73,10 @@ def page() -> str:
         HEAD,
         section("Toy sets: nats above the truth", [*first, "nats above the true log p", "log p", "round trip"], toys),
         section("Tables", [*first, "log p", "Gaussian", "mixture", "bits/dim", "round trip"], tables),
+        section("Conditional against unconditional", ["experiment", "seeds", "log p(x given c) - log p(x)"], gains(files)),
+        "The gain is an estimate of the mutual information, at most the entropy of a label: log 2 = 0.693 for the two moons,",
+        "log 10 = 2.303 for the digits.",
+        "",
         "*Nats above the truth* is the mean of the true log-density minus the flow's, on the same 20,000 test points. *Round",
         "trip* is the largest 2-norm distance of a test row from decode(encode(row)), in standardised units, over all seeds.",
         "",

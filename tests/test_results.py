@@ -1,0 +1,27 @@
+"""The page of results holds what the files of results say, and each file what its own runs say."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+FILES = sorted((ROOT / "results" / "quality").glob("*.json"))
+
+
+def test_the_page_is_what_the_files_say() -> None:
+    done = subprocess.run([sys.executable, ROOT / "experiments" / "table.py", "--check"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_summary_is_that_of_at_least_three_seeds(path: Path) -> None:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    values = [run["log_prob"]["value"] for run in content["runs"]]
+    assert len({run["seed"] for run in content["runs"]}) == len(values) >= 3
+    assert content["summary"]["log_prob"]["mean"] == pytest.approx(sum(values) / len(values))
+    assert all(run["roundtrip"]["max_error"] < 1e-5 for run in content["runs"])
