@@ -23,6 +23,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from .linearize import Linearization, linearize
 from .noise import Noise
@@ -76,20 +77,25 @@ class Exact:
     """The full Jacobian and its determinant: no probes, cost d Jacobian products and an LU factorisation (d^3) a row.
 
     The stated bias is an estimate of rounding: 8 d eps, over the geometric mean of the singular values of I + J where that is
-    below one, since what is nearly singular loses digits. Without gradients a large batch is taken in parts, so that memory stays
-    bounded.
+    below one, since what is nearly singular loses digits. A large batch is taken in parts, which the backward pass computes
+    again, so that memory stays bounded.
     """
 
     def __call__(self, function: Function, x: Tensor, noise: Noise | None = None) -> tuple[Tensor, Estimate]:
         rows = max(1, _ENTRIES // x[0].numel() ** 2) if len(x) else 1
-        if torch.is_grad_enabled() or len(x) <= rows or not hasattr(function, "select"):
+        if len(x) <= rows or not (hasattr(function, "select") and hasattr(function, "linearize")):
             return self._at_once(function, x)
         bound: Any = function
-        parts = [self._at_once(bound.select(part), x[part]) for part in torch.arange(len(x), device=x.device).split(rows)]
-        value, stderr, bias = (
-            torch.cat([getattr(estimate, name) for _, estimate in parts]) for name in ("value", "stderr", "bias")
-        )
-        return torch.cat([image for image, _ in parts]), Estimate(value, stderr, bias)
+        found = [self._part(bound.select(part), x[part]) for part in torch.arange(len(x), device=x.device).split(rows)]
+        images, estimates = zip(*found, strict=True)
+        parts = (torch.cat([getattr(one, name) for one in estimates]) for name in ("value", "stderr", "bias"))
+        return torch.cat(images), Estimate(*parts)
+
+    def _part(self, function: Function, x: Tensor) -> tuple[Tensor, Estimate]:
+        """One part of a large batch, computed again in the backward pass if there is one."""
+        if not torch.is_grad_enabled():
+            return self._at_once(function, x)
+        return checkpoint(self._at_once, function, x, use_reentrant=False)  # type: ignore[return-value]
 
     def _at_once(self, function: Function, x: Tensor) -> tuple[Tensor, Estimate]:
         at = linearize(function, x)
