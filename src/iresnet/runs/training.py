@@ -27,6 +27,9 @@ from .metrics import Metrics
 __all__ = ["Outcome", "build_flow", "train_run"]
 
 
+_SMALL = 2**15  # entries of a layer's activations: 512 rows of 64
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What became of a training run: its folder, its status, and whether this process is the one that tells."""
@@ -102,8 +105,6 @@ def train_run(
             folder.sweep()
     elif out is not None:
         RunFolder.vacant(out)
-    if config.train.threads is not None:
-        torch.set_num_threads(config.train.threads)
     try:
         device = choose_device(config.train.device)
     except ValueError as error:
@@ -111,6 +112,7 @@ def train_run(
     with ranks(device) as here:
         here.add(torch.zeros(1, device=device))  # all have looked at the folder before the first makes it
         dataset = folder.dataset() if resume else load_dataset(config)
+        _set_threads(config, dataset.features)
         flow = build_flow(config, dataset).to(device)
         train, validation = rows_of(dataset, "train"), rows_of(dataset, "validation")
         going_on = resume and folder.state.exists()  # a run killed before its first save starts again at step 0
@@ -125,6 +127,19 @@ def train_run(
                 told = _describe(config, dataset, flow, device, command)
                 folder.update(**told, init=None if init is None else str(Path(init).resolve()))
         return _train(config, folder, flow, dataset, train, validation, here, announce, stop, going_on)
+
+
+def _set_threads(config: Config, features: int) -> None:
+    """The threads that were asked for, or one where matrices are too small to be shared.
+
+    Several threads do not speed up such a step on an idle machine, and on a busy one, where they wait for each other, they make
+    it many times slower.
+    """
+    widest = max(features, *config.model.hidden)
+    if config.train.threads is not None:
+        torch.set_num_threads(config.train.threads)
+    elif config.train.batch_size * widest <= _SMALL:
+        torch.set_num_threads(1)
 
 
 def _start(flow: Flow, train: Rows, init: str | Path | None) -> None:
