@@ -144,7 +144,7 @@ def _rebuild(header: dict[str, Any], path: Path) -> Flow:
     except UserError:
         raise
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: its recipe builds no flow: {error}") from error
+        raise UserError(f"{path}: its recipe builds no flow ({error}); build it by hand and load with into=flow") from error
 
 
 def save_state(trainer: Trainer, path: str | Path, *, extra: dict[str, Any] | None = None) -> Path:

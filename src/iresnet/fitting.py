@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from .flow import Flow
@@ -51,6 +52,7 @@ def fit(
     """
     held = validation if isinstance(validation, tuple) or validation is None else (validation, None)
     history: list[Record] = []
+    x, context = torch.as_tensor(x), None if context is None else torch.as_tensor(context)
     flow.initialize(x, context)
     shown: list[TrainingProgress] = []
     if progress:

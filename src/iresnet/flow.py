@@ -270,8 +270,10 @@ class Flow(nn.Module):
         return flow, flow.latents(n, noise)
 
     def _data(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        x = torch.as_tensor(x)  # numpy arrays are welcome
         if x.dim() != len(self.shape) + 1 or tuple(x.shape[1:]) != self.shape:
             raise ValueError(f"this flow takes batches of shape (B, {', '.join(map(str, self.shape))}), got {tuple(x.shape)}")
+        context = None if context is None else torch.as_tensor(context)
         if context is not None and context.dim() == 2 and context.shape[0] != x.shape[0]:
             raise ValueError(f"{x.shape[0]} rows need as many contexts, or one of shape (C,) for all, got {context.shape[0]}")
         return x.to(self.base.anchor)
@@ -281,6 +283,7 @@ class Flow(nn.Module):
             if context is not None:
                 raise ValueError("this flow is unconditional: build it with context=C to give it one")
             return None
+        context = None if context is None else torch.as_tensor(context)
         if context is None or context.dim() not in (1, 2) or context.shape[-1] != self.context:
             got = "none" if context is None else tuple(context.shape)
             raise ValueError(f"this flow needs a context of shape ({self.context},) or (B, {self.context}), got {got}")

@@ -89,6 +89,7 @@ def dense_flow(
         raise ValueError(f"unknown base {base!r}; known are {', '.join(sorted(BASES))}")
     width = 64 if context else 0
     embed = nn.Sequential(nn.Linear(context, width), nn.SiLU()) if context else None
+    hidden = (hidden,) if isinstance(hidden, int) else hidden
     parts: list[Bijection] = [] if whiten is False else [Whiten(features)]
     for _ in range(blocks):
         parts += [

@@ -9,6 +9,7 @@ import pytest
 import torch
 from law_cases import SHAPES, branch, flow, rows
 
+from iresnet import dense_flow
 from iresnet.contract import FAMILIES
 from iresnet.numerics.fixed_point import Anderson, NotConverged, Picard
 from iresnet.numerics.implicit import implicit
@@ -99,3 +100,20 @@ def test_a_gradient_that_does_not_converge_is_refused():
     y = rows(3, 3).requires_grad_(True)
     with pytest.raises(NotConverged, match="the gradient of an inverse did not converge"):
         implicit(made.bind(), y, torch.zeros(3, 3, dtype=torch.float64)).sum().backward()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_many_rows_reach_the_floor_of_the_precision_each_at_its_time(dtype):
+    """Variational training: thousands of rows, some in cycles of rounding while others still converge."""
+    torch.manual_seed(0)
+    flow = dense_flow(2, blocks=3, hidden=(16, 16)).to(dtype)
+    optimizer = torch.optim.Adam(flow.parameters(), lr=1e-2)
+    losses = []
+    for _ in range(25):
+        sample, log_prob = flow.sample_and_log_prob(1024)
+        loss = (log_prob + (0.5 * (sample - 1) ** 2 / 0.25).sum(1)).mean()  # to N(1, 1/4) up to a constant
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss))
+    assert losses[-1] < losses[0] - 0.3

@@ -26,6 +26,8 @@ __all__ = ["Residual", "ResidualTransform"]
 class Residual(Bijection):
     """y = x + g(x) for a contractive branch g; ``residual.branch.bind(context)`` is the pure function g.
 
+    Alone, it is inverted by ``residual.bind(context).inverse(y, Picard())``, a solution with its error bound.
+
     Parameters
     ----------
     branch : any :class:`~iresnet.contract.base.Branch` that keeps the shape of x.

@@ -70,7 +70,7 @@ class Solution:
                 "its numbers are not finite, or nothing guarantees that it is contractive: train it with a constrained family, "
                 "or pass throw=False"
                 if math.isinf(worst)
-                else f"worst error bound {worst:.2g} after {int(self.steps.max())} steps: raise max_steps or tol, or use float64"
+                else f"worst error bound {worst:.2g} after {int(self.steps.max())} steps: raise max_steps or tol"
             )
             raise NotConverged(f"{where}: {failed} of {self.converged.numel()} rows not inverted; {told}")
         return self

@@ -55,13 +55,18 @@ class _Adjoint(torch.autograd.Function):
         wanted = grad.to(ctx.x.dtype)
         if not bool(torch.isfinite(wanted).all()):  # a loss that is not finite says nothing about the branch
             return torch.full_like(grad, math.nan), None, None
-        tol = 8 * torch.finfo(wanted.dtype).eps * (1 - lipschitz if lipschitz < 1 else 0.1)
-        adjoint, last = wanted, torch.full_like(lengths(wanted), math.inf)
+        size = lengths(wanted)
+        tol = 8 * torch.finfo(wanted.dtype).eps * (1 - lipschitz if lipschitz < 1 else 0.1) * size
+        adjoint, shortest = wanted, torch.full_like(size, math.inf)
+        done = torch.zeros_like(size, dtype=torch.bool)
         for _ in range(2000):
             update = wanted - at.vjp(adjoint)
             step, adjoint = lengths(update - adjoint), update
-            # Below the floor of the precision steps no longer shrink.
-            if bool(((step <= tol * lengths(wanted)) | ((step >= last) & (step < 1e-3 * lengths(wanted)))).all()):
+            # At the floor of the precision steps no longer shrink. Each row is remembered to have been there: rows reach it at
+            # different times, and may go round in cycles on it.
+            done |= (step <= tol) | ((step >= shortest) & (step < 1e-3 * size))
+            if bool(done.all()):
                 return adjoint.to(grad.dtype), None, None
-            last = step
-        raise NotConverged("the gradient of an inverse did not converge: the branch is not contractive")
+            shortest = torch.minimum(shortest, step)
+        told = "it is certified, so its numbers must be extreme" if lipschitz < 1 else "nothing guarantees that it is contractive"
+        raise NotConverged(f"the gradient of an inverse did not converge through a branch: {told}")

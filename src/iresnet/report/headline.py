@@ -60,7 +60,8 @@ def _main_tile(run: Run) -> Html:
         found = run.measured(key)
         if found:
             kind = f"{unit}; standard error from the finite {evaluation.get('split', 'held-out')} set of {rows}"
-            return tile(title, _with_errors(found), f"{kind}{_remainder(found)}", main=True)
+            doubt = "; see the warnings about the data below before trusting it" if run.section("data").get("warnings") else ""
+            return tile(title, _with_errors(found), f"{kind}{_remainder(found)}{doubt}", main=True)
     best = run.best()
     command = tag("code", f"iresnet evaluate {run.name}")
     if best is None:
@@ -93,7 +94,10 @@ def _other_tiles(run: Run) -> list[Html]:
         tiles.append(tile("Above the truth", shown, "nats a row worse than the true density; 0 is perfect"))
     gain = run.measured("nats_above_gaussian")
     if gain:
-        note = f"nats a row {'better' if as_float(gain.get('value')) >= 0 else 'worse'} than a full-covariance Gaussian"
+        other = (
+            "a full-covariance Gaussian" if "full-covariance Gaussian" in run.baselines() else "a Gaussian that knows no context"
+        )
+        note = f"nats a row {'better' if as_float(gain.get('value')) >= 0 else 'worse'} than {other}"
         tiles.append(tile("Against a Gaussian", plus_minus(abs(as_float(gain.get("value"))), gain.get("stderr")), note))
     if run.certificate is not None:
         holds = guaranteed(run.certificate)

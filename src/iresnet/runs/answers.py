@@ -60,7 +60,7 @@ def evaluate_run(
         "bits_per_dim": None,
         "true_log_density": None,
         "nats_above_truth": None,
-        "baselines": {"full-covariance Gaussian": float(gaussian.mean())},
+        "baselines": {_baseline(dataset): float(gaussian.mean())},
         "nats_above_gaussian": _mean(values - gaussian),
         "logdet": repr(estimator),
         "seconds": round(time.monotonic() - began, 3),
@@ -76,6 +76,11 @@ def evaluate_run(
     content["roundtrip"] = previous.get("roundtrip")
     write_json(folder.path / "evaluation.json", content)
     return content
+
+
+def _baseline(dataset: Dataset) -> str:
+    """The name of the Gaussian, which knows no context."""
+    return "full-covariance Gaussian" if not dataset.schema.context else "Gaussian without context"
 
 
 def _mean(differences: Tensor) -> dict[str, float]:

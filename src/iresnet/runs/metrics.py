@@ -31,7 +31,7 @@ class Metrics:
                     record = json.loads(line)
                 except ValueError:
                     continue  # a line that a kill cut short
-                if record["step"] <= step:
+                if 0 < record["step"] <= step:
                     kept.append(line)
         write_atomic(path, "".join(f"{line}\n" for line in kept))
         self._path, self._file = path, path.open("ab", buffering=0)  # nothing held back for a kill to lose

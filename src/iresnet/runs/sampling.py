@@ -54,7 +54,7 @@ def sample_run(
     """
     if count < 1:
         raise UserError(f"-n must be at least 1, got {count}")
-    check_writable(out)
+    _spare_inputs(folder, out)
     values, contexts, schema = draw_rows(
         folder, count, context=context, seed=seed, continuous=continuous, solver=solver, progress=progress
     )
@@ -62,6 +62,14 @@ def sample_run(
     columns |= _context_columns(schema, contexts)
     write_columns(out, columns)
     return {"rows": count, "columns": list(columns), "out": str(out), "seed": seed}
+
+
+def _spare_inputs(folder: RunFolder, out: str | Path, data: str | None = None) -> None:
+    """Refuse an ``out`` that cannot be written in its format, or that would overwrite the table it comes from."""
+    check_writable(out)
+    known = [Path(path) for path in (data, folder.status().get("data", {}).get("path")) if path is not None]
+    if Path(out).exists() and any(path.exists() and path.samefile(out) for path in known):
+        raise UserError(f"--out {out} is the table that was read; choose another file, so that it is not overwritten")
 
 
 def draw_rows(
@@ -139,7 +147,7 @@ def score_run(
     """
     if draws < 1:
         raise UserError(f"--draws must be at least 1, got {draws}")
-    check_writable(out)
+    _spare_inputs(folder, out, data)
     flow, schema = folder.flow()
     config = folder.config()
     part = load_rows(data, schema, missing=missing)

@@ -126,7 +126,7 @@ def train_run(
                 folder.write_config(config)
                 told = _describe(config, dataset, flow, device, command)
                 folder.update(**told, init=None if init is None else str(Path(init).resolve()))
-        return _train(config, folder, flow, dataset, train, validation, here, announce, stop, going_on)
+        return _train(config, folder, flow, dataset, train, validation, here, announce, stop, going_on, init is not None)
 
 
 def _set_threads(config: Config, features: int) -> None:
@@ -230,6 +230,7 @@ def _train(
     announce: Callable[..., Sequence[Callback]],
     stop: Callable[[], bool],
     going_on: bool,
+    given: bool,
 ) -> Outcome:
     trainer = Trainer(flow, train, validation, settings_of(config), (), here)
     if going_on:
@@ -247,6 +248,8 @@ def _train(
             folder.update(step=current.step, seconds=round(current.seconds, 3))
 
     try:
+        if given and not going_on:
+            trainer.validate()  # weights that were given to start from compete for the best
         complete = trainer.run(save=write, save_every=config.train.checkpoint_every, stop=stop)
     except Diverged:
         if here.first:
