@@ -27,8 +27,8 @@ default `reg_covar` and the number of components chosen on validation, both on t
 NOTES = """## Notes
 
 - The flow is above both baselines on every seed, but for `power-raw`. All five columns of that table hold levels (steps of
-  0.002, 0.002, 0.01, 0.2 and 1): a density of the undithered values can be made as high as one likes. There a mixture of hundreds of narrow
-  components goes further than the flow in this time; dequantised alike, it does not.
+  0.002, 0.002, 0.01, 0.2 and 1): a density of the undithered values can be made as high as one likes. There a mixture of
+  hundreds of narrow components goes further than the flow in this time; dequantised alike, it does not.
 - On `power` the mixture's best number of components on validation is 400; 600 gave the same to 0.01 nats on seed 0.
 - `miniboone-head` is the first 1,523 rows of the benchmark's array, and not the benchmark; its column f04 is exactly 0 in 9.6 %
   of them. `digits` are 1,797 images of 8 x 8 with 17 levels, dequantised; uniform noise would measure 4.09 bits/dim.
