@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import difflib
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from .contract.branches import FAMILIES
 from .errors import UserError
@@ -20,6 +21,21 @@ from .literals import parse_logdet, parse_solver, parse_value
 from .models import BASES
 
 __all__ = ["PRESETS", "Config", "build_config", "read_toml", "to_toml"]
+
+
+def _readable(parse: Callable[[str], Any]) -> AfterValidator:
+    """Texts that ``parse`` reads, such as the name of an estimator with its arguments."""
+
+    def check(value: str | None) -> str | None:
+        if value is not None:
+            parse(value)
+        return value
+
+    return AfterValidator(check)
+
+
+_LogDetText = Annotated[str | None, _readable(parse_logdet)]
+_SolverText = Annotated[str | None, _readable(parse_solver)]
 
 
 class _Section(BaseModel):
@@ -80,7 +96,7 @@ class TrainConfig(_Section):
     clip: float = Field(default=1.0, gt=0)
     ema: float = Field(default=0.99, ge=0, lt=1)
     penalty: float = Field(default=0.0, ge=0)
-    logdet: str | None = None
+    logdet: _LogDetText = None
     validate_every: int | None = Field(default=None, ge=1)
     patience: int | None = Field(default=None, ge=1)
     log_every: int = Field(default=20, ge=1)
@@ -88,35 +104,14 @@ class TrainConfig(_Section):
     device: str = "auto"
     threads: int | None = Field(default=None, ge=1)
 
-    @field_validator("logdet")
-    @classmethod
-    def _logdet(cls, value: str | None) -> str | None:
-        if value is not None:
-            parse_logdet(value)
-        return value
-
 
 class EvaluateConfig(_Section):
     """How figures are computed."""
 
-    logdet: str | None = None
-    solver: str | None = None
+    logdet: _LogDetText = None
+    solver: _SolverText = None
     batch_size: int = Field(default=1024, ge=1)
     roundtrip: int = Field(default=1000, ge=0)
-
-    @field_validator("logdet")
-    @classmethod
-    def _logdet(cls, value: str | None) -> str | None:
-        if value is not None:
-            parse_logdet(value)
-        return value
-
-    @field_validator("solver")
-    @classmethod
-    def _solver(cls, value: str | None) -> str | None:
-        if value is not None:
-            parse_solver(value)
-        return value
 
 
 class Config(_Section):
