@@ -4,16 +4,18 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN ?= runs/demo
 WORKERS ?= auto
+THREADS ?= 2
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4
 
-.PHONY: help demo test test-all test-slow lint docs clean
+.PHONY: help demo test test-all test-slow bench bench-all lint docs clean
 
 help:
 	@echo "make demo      train on the digits, evaluate, sample, certify, write a report (about three minutes)"
 	@echo "make test      the tests"
 	@echo "make test-all  the slow tests too; IRESNET_DATA names the folder of real data"
+	@echo "make bench     other libraries beside this one, on two threads (some minutes); make bench-all: time to quality too"
 	@echo "make lint      ruff and pyright"
 	@echo "make docs      the documentation, into site/"
 	@echo "make clean     remove .venv, site/ and the caches; runs/ stays"
@@ -29,6 +31,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/pip
 
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/pip
 	$(PIP) -e '.[dev]'
+	@touch $(VENV)/.installed $@
+
+$(VENV)/.installed-bench: pyproject.toml constraints.txt | $(BIN)/pip
+	$(PIP) -e '.[bench]'
 	@touch $(VENV)/.installed $@
 
 demo: $(VENV)/.installed
@@ -47,6 +53,14 @@ test-all: $(VENV)/.installed-dev
 
 test-slow: $(VENV)/.installed-dev
 	$(PYTEST) -m slow
+
+bench: $(VENV)/.installed-bench
+	$(BIN)/python -m benchmarks --threads $(THREADS)
+	$(BIN)/python -m benchmarks.report
+
+bench-all: $(VENV)/.installed-bench
+	$(BIN)/python -m benchmarks --threads $(THREADS) --all
+	$(BIN)/python -m benchmarks.report
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/python -m ruff check .

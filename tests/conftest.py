@@ -30,6 +30,12 @@ def _seeds() -> None:
     np.random.seed(0)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Decoded images go to a folder of the tests' own."""
+    os.environ["IRESNET_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(scope="session")
 def data_folder() -> Path:
     """The folder of real data that IRESNET_DATA names; the test is skipped where there is none."""

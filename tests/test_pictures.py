@@ -156,3 +156,49 @@ def test_pictures_do_not_depend_on_settings_nor_change_them(tmp_path: Path) -> N
     with mpl.rc_context({"font.size": 40, "savefig.dpi": 20}):
         assert draw("b.png") == first
     assert dict(mpl.rcParams) == before
+
+
+def test_a_sheet_shows_every_pixel_where_it_belongs(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (5, 3, 4, 6), dtype=np.uint8)
+    shown = pixels(pictures.sheet(tmp_path / "sheet.png", torch.from_numpy(images), 3))
+    factor = shown.shape[1] // 20
+    assert shown.shape == (9 * factor, 20 * factor, 3)
+    small = shown[::factor, ::factor]
+    assert (shown == small.repeat(factor, 0).repeat(factor, 1)).all()
+    for place, image in enumerate(images):
+        top, left = place // 3 * 5, place % 3 * 7
+        assert (small[top : top + 4, left : left + 6] == image.transpose(1, 2, 0)).all()
+    assert (small[5:, 14:] == 255).all() and (small[4] == 255).all()  # no sixth image, and white between the rows
+
+
+def test_a_sheet_spreads_few_levels_from_black_to_white_and_cuts_the_rest(tmp_path: Path) -> None:
+    images = np.array([[[[0.0, 16.9], [-3.0, 40.0]]]])
+    shown = pixels(pictures.sheet(tmp_path / "sheet.png", images, levels=17))
+    corners = shown[[0, 0, -1, -1], [0, -1, 0, -1], 0]
+    assert corners.tolist() == [0, 255, 0, 255]
+
+
+def test_a_sheet_refuses_what_is_no_image(tmp_path: Path) -> None:
+    for shape in ((0, 1, 4, 4), (2, 2, 4, 4)):
+        with pytest.raises(UserError, match="a sheet takes 1 to 10,000 images of 1 or 3 channels"):
+            pictures.sheet(tmp_path / "sheet.png", np.zeros(shape))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_single_mistake_is_seen_where_it_belongs(tmp_path: Path) -> None:
+    """One row of class 0 in a hundred taken for class 3: the upper right cell turns orange, its mirror image does not."""
+    counts = 100 * np.eye(4)
+    clean = pixels(pictures.confusion_matrix(tmp_path / "clean.png", counts, "abcd"))
+    assert blue(clean).sum() > 10_000 and red(clean).sum() == 0
+    counts[0, 3] = 1
+    image = pixels(pictures.confusion_matrix(tmp_path / "one.png", counts, "abcd", "letter"))
+    rows, columns = np.nonzero(image[..., 0] - image[..., 2] > 25)
+    assert len(rows) > 500 and rows.max() < image.shape[0] / 3 and columns.min() > image.shape[1] / 2
+    with pytest.raises(UserError, match=r"of 3 classes has as many rows and columns, not shape \(4, 4\)"):
+        pictures.confusion_matrix(tmp_path / "no.png", counts, "abc")
+
+
+def test_a_hundred_classes_are_drawn_without_numbers(tmp_path: Path) -> None:
+    levels = [f"class {k} $x_1$" for k in range(100)]
+    assert blue(pixels(pictures.confusion_matrix(tmp_path / "many.png", np.eye(100), levels))).sum() > 1000

@@ -25,3 +25,20 @@ def test_a_summary_is_that_of_at_least_three_seeds(path: Path) -> None:
     assert len({run["seed"] for run in content["runs"]}) == len(values) >= 3
     assert content["summary"]["log_prob"]["mean"] == pytest.approx(sum(values) / len(values))
     assert all(run["roundtrip"]["max_error"] < 1e-5 for run in content["runs"])
+
+
+IMAGES = sorted((ROOT / "results" / "images").glob("table1-*.json"))
+
+
+@pytest.mark.parametrize("path", IMAGES, ids=lambda path: path.stem)
+def test_the_table_of_coefficients_is_what_its_file_says(path: Path) -> None:
+    """On the page, and in the file: means are means, and what is guaranteed was found again."""
+    _, name, *per = path.stem.split("-", 2)
+    command = [sys.executable, ROOT / "experiments" / "table1.py", name, "--check", *(["--per", "layer"] if per else [])]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for cell, content in json.loads(path.read_text(encoding="utf-8"))["cells"].items():
+        wrong = [run["error"]["value"] for run in content["runs"]]
+        assert content["summary"]["error"]["mean"] == pytest.approx(sum(wrong) / len(wrong)), cell
+        assert content["summary"]["guaranteed"] == (cell not in ("free", "resnet"))
+        assert not content["summary"]["guaranteed"] or content["summary"]["lost"] == 0

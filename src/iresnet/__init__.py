@@ -15,12 +15,16 @@ if TYPE_CHECKING:
     from . import bases, bijections, contract, data, models, numerics, testing
     from .certify import certify
     from .checkpoint import load, save
+    from .compiling import compile
     from .errors import UserError
     from .fitting import fit
     from .flow import Flow
-    from .models import dense_flow
-    from .numerics.fixed_point import Anderson, NotConverged, Picard, Solution
+    from .models import dense_flow, image_flow
+    from .numerics.anderson import Anderson
+    from .numerics.fixed_point import NotConverged, Picard, Solution
+    from .numerics.krylov import Krylov
     from .numerics.logdet import Estimate, Exact
+    from .numerics.newton import NewtonKrylov
     from .numerics.series import PowerSeries
 
     __version__: str
@@ -30,6 +34,8 @@ __all__ = [
     "Estimate",
     "Exact",
     "Flow",
+    "Krylov",
+    "NewtonKrylov",
     "NotConverged",
     "Picard",
     "PowerSeries",
@@ -39,10 +45,12 @@ __all__ = [
     "bases",
     "bijections",
     "certify",
+    "compile",
     "contract",
     "data",
     "dense_flow",
     "fit",
+    "image_flow",
     "load",
     "models",
     "numerics",
@@ -52,18 +60,22 @@ __all__ = [
 
 # Where each public name lives; a public name that is missing here is a submodule.
 _HOME = {
-    "Anderson": "numerics.fixed_point",
+    "Anderson": "numerics.anderson",
     "Estimate": "numerics.logdet",
     "Exact": "numerics.logdet",
     "Flow": "flow",
+    "Krylov": "numerics.krylov",
+    "NewtonKrylov": "numerics.newton",
     "NotConverged": "numerics.fixed_point",
     "Picard": "numerics.fixed_point",
     "PowerSeries": "numerics.series",
     "Solution": "numerics.fixed_point",
     "UserError": "errors",
     "certify": "certify",
+    "compile": "compiling",
     "dense_flow": "models",
     "fit": "fitting",
+    "image_flow": "models",
     "load": "checkpoint",
     "save": "checkpoint",
 }

@@ -8,14 +8,15 @@ below one, for then it is invertible with the solver's guarantee, for every inpu
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .bijections.chain import Chain
+from .bijections.chain import Chain, ChainTransform
+from .bijections.reshape import Split, SplitTransform
 from .bijections.residual import Residual, ResidualTransform
 from .contract.base import Bound
 from .flow import Flow, evaluating
@@ -101,8 +102,8 @@ def certify(
         wide = torch.float64 if flow.base.anchor.device.type != "mps" else flow.base.anchor.dtype
         transform = bound.transform.to(wide)
         x = _typical(flow, bound.transform, points, seed) if x is None else x[:points].to(flow.base.anchor)
-        blocks, point = [], x.to(wide)
-        for name, module, part in _parts(flow.bijection, transform):
+        blocks = []
+        for name, module, part, point in _leaves(flow.bijection, transform, x.to(wide)):
             if isinstance(part, ResidualTransform) and isinstance(module, Residual):
                 branch = module.branch
                 constant = part.bound.lipschitz
@@ -113,7 +114,6 @@ def certify(
                 family = getattr(branch, "family", type(branch).__name__.removesuffix("Branch").lower())
                 holds = constant < 1 and exact and finite
                 blocks.append(BlockCertificate(name, family, branch.guarantee, constant, measured, holds))
-            point = part.forward(point)
         there, back = transform.lipschitz()
         amplification = _amplification(transform, x.to(wide)) if x[0].numel() <= 512 else math.nan
     # What lies between the blocks inverts in closed form, but only with numbers.
@@ -127,22 +127,35 @@ def _told(value: float, lower: bool = False) -> str:
     return f"{(at_least if lower else at_most)(value, 3):.3g}"
 
 
-def _parts(bijection: nn.Module, transform: Any) -> Iterator[tuple[str, nn.Module, Any]]:
-    if isinstance(bijection, Chain):
-        for index, (module, part) in enumerate(zip(bijection.parts, transform.parts, strict=True)):
-            for name, inner, bound in _parts(module, part):
-                yield f"{index}.{name}" if name else f"{index}", inner, bound
-    else:
-        yield "", bijection, transform
+def _leaves(
+    module: nn.Module, transform: Any, x: Tensor, name: str = ""
+) -> Generator[tuple[str, nn.Module, Any, Tensor], None, Tensor]:
+    """Every part that is not made of parts: its place, its module, its transform, and what x has become when it gets there."""
+    if isinstance(module, Chain):
+        for index, (inner, part) in enumerate(zip(module.parts, transform.parts, strict=True)):
+            x = yield from _leaves(inner, part, x, f"{name}.{index}" if name else f"{index}")
+        return x
+    if isinstance(module, Split):
+        kept, moved = x.chunk(2, 1)
+        return torch.cat((kept, (yield from _leaves(module.inner, transform.inner, moved, name))), 1)
+    yield name, module, transform, x
+    return transform.forward(x)
 
 
-def _typical(flow: Flow, parts: Any, points: int, seed: int) -> Tensor:
+def _typical(flow: Flow, transform: Any, points: int, seed: int) -> Tensor:
     """Points like data: latents pushed back through all that inverts in closed form, leaving the residual blocks out."""
-    value = flow.base.sample(Noise(seed, torch.arange(points, device=flow.base.anchor.device)), points)
-    for part in reversed(getattr(parts, "parts", (parts,))):
-        if not isinstance(part, ResidualTransform):
-            value = part.attach(value, value)
-    return value
+
+    def back(part: Any, z: Tensor) -> Tensor:
+        if isinstance(part, ChainTransform):
+            for inner in reversed(part.parts):
+                z = back(inner, z)
+            return z
+        if isinstance(part, SplitTransform):
+            kept, moved = z.chunk(2, 1)
+            return torch.cat((kept, back(part.inner, moved)), 1)
+        return z if isinstance(part, ResidualTransform) else part.attach(z, z)
+
+    return back(transform, flow.base.sample(Noise(seed, torch.arange(points, device=flow.base.anchor.device)), points))
 
 
 def _expansion(bound: Bound, x: Tensor, seed: int, steps: int = 30) -> float:

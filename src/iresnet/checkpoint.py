@@ -21,6 +21,7 @@ from safetensors.torch import save as save_bytes
 from torch import Tensor
 
 from . import models
+from .classifier import Classifier
 from .errors import UserError
 from .files import write_atomic, write_json
 from .flow import Flow
@@ -28,7 +29,9 @@ from .flow import Flow
 if TYPE_CHECKING:
     from .train import Trainer
 
-__all__ = ["load", "load_extra", "load_state", "save", "save_state"]
+__all__ = ["Network", "load", "load_extra", "load_state", "save", "save_state"]
+
+Network = Flow | Classifier | models.ResNet
 
 _MODEL = "model.safetensors"
 _HEADER = "iresnet"
@@ -36,8 +39,8 @@ _FORMAT = 1
 _DTYPES = {str(kind).removeprefix("torch."): kind for kind in (torch.float64, torch.float32, torch.bfloat16, torch.float16)}
 
 
-def save(flow: Flow, folder: str | Path, *, extra: dict[str, Any] | None = None) -> Path:
-    """Write ``flow`` to ``folder``, atomically; ``extra`` (JSON values) is kept with it.
+def save(flow: Network, folder: str | Path, *, extra: dict[str, Any] | None = None) -> Path:
+    """Write ``flow``, or a classifier, to ``folder``, atomically; ``extra`` (JSON values) is kept with it.
 
     How log-determinants are estimated and inverses solved for is not part of a model: a flow that was given estimators or a
     solver of its own is loaded with the assembly's.
@@ -53,7 +56,7 @@ def save(flow: Flow, folder: str | Path, *, extra: dict[str, Any] | None = None)
         "format": _FORMAT,
         "version": __version__,
         "recipe": getattr(flow, "recipe", None),
-        "dtype": str(flow.base.anchor.dtype).removeprefix("torch."),
+        "dtype": str(flow.anchor.dtype).removeprefix("torch."),
         "repr": repr(flow),
         "extra": extra or {},
     }
@@ -64,8 +67,8 @@ def save(flow: Flow, folder: str | Path, *, extra: dict[str, Any] | None = None)
     return folder
 
 
-def load(folder: str | Path, *, into: Flow | None = None, device: str | torch.device = "cpu") -> Flow:
-    """The flow that :func:`save` wrote, in evaluation mode; ``folder`` may be a run folder, whose best weights are loaded.
+def load(folder: str | Path, *, into: Network | None = None, device: str | torch.device = "cpu") -> Network:
+    """The flow or classifier that :func:`save` wrote, in evaluation mode; of a run folder the best weights.
 
     Parameters
     ----------
@@ -130,13 +133,13 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise UserError(f"{path} was not written by iresnet: its header holds no recipe") from error
 
 
-def _rebuild(header: dict[str, Any], path: Path) -> Flow:
+def _rebuild(header: dict[str, Any], path: Path) -> Network:
     recipe = header["recipe"]
     if recipe is None:
         raise UserError(f"{path} holds a flow that was built by hand; build it again and load with into=flow")
     try:
         name, arguments, dtype = recipe["name"], recipe["arguments"], _DTYPES[header["dtype"]]
-        assemble: Callable[..., Flow] | None = getattr(models, name) if name in models.__all__ else None
+        assemble: Callable[..., Network] | None = getattr(models, name) if name in models.__all__ else None
         if assemble is None or not callable(assemble):
             raise UserError(f"{path}: iresnet.models has no assembly {name!r}")
         with torch.random.fork_rng():  # the weights drawn here are overwritten: the caller's generator is not to notice
@@ -149,14 +152,14 @@ def _rebuild(header: dict[str, Any], path: Path) -> Flow:
 
 def save_state(trainer: Trainer, path: str | Path, *, extra: dict[str, Any] | None = None) -> Path:
     """All that training goes on from, in one file: weights, averages, best weights, the optimiser's moments, and the counters."""
-    tensors = {f"model.{key}": value for key, value in trainer.flow.state_dict().items()}
+    tensors = {f"model.{key}": value for key, value in trainer.network.state_dict().items()}
     tensors |= {f"average.{key}": value for key, value in trainer.average.items()}
     tensors |= {f"best.{key}": value for key, value in (trainer.best_state or {}).items()}
     for index, parameter in enumerate(trainer.parameters):
         for key, value in trainer.optimizer.state[parameter].items():
             tensors[f"optimizer.{index}.{key}"] = torch.as_tensor(value)
     counters = {key: getattr(trainer, key) for key in ("step", "best", "since_best", "seconds", "stopped_early", "counted")}
-    counters["window"] = float(trainer.window)
+    counters["window"] = trainer.window.tolist()
     header = {"format": _FORMAT, "counters": counters, "ranks": trainer.ranks.count, "extra": extra or {}}
     contiguous = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
     return write_atomic(path, save_bytes(contiguous, {_HEADER: json.dumps(header)}))
@@ -176,19 +179,20 @@ def load_state(trainer: Trainer, path: str | Path) -> dict[str, Any]:
         return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
 
     try:
-        trainer.flow.load_state_dict(part("model."))
+        trainer.network.load_state_dict(part("model."))
     except RuntimeError as error:
         raise UserError(f"{path} belongs to another model than the configuration describes") from error
-    device = trainer.flow.base.anchor.device
+    device = trainer.task.anchor.device
     for key, value in part("average.").items():
         trainer.average[key].copy_(value)
     best = part("best.")
     trainer.best_state = {key: value.to(device) for key, value in best.items()} if best else None
     for index, parameter in enumerate(trainer.parameters):
         state = part(f"optimizer.{index}.")
-        # AdamW counts its steps in a tensor on the CPU unless fused.
-        trainer.optimizer.state[parameter] = {k: v if k == "step" else v.to(parameter.device) for k, v in state.items()}
-    for key, value in header["counters"].items():
+        trainer.optimizer.state[parameter] = {key: value.to(parameter.device) for key, value in state.items()}
+    counters = header["counters"]
+    trainer.window = torch.tensor(counters.pop("window"), dtype=torch.float64, device=trainer.window.device)
+    for key, value in counters.items():
         setattr(trainer, key, value)
     trainer.remember()
     if header["ranks"] != trainer.ranks.count:

@@ -13,17 +13,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from .checkpoint import Network
 from .config import Config, build_config
 from .data import Dataset
 from .errors import UserError
-from .flow import Flow
 from .numerics.fixed_point import NotConverged
-from .progress import TrainingProgress, counting
+from .progress import TrainingProgress, counting, told_in
 from .report import plus_minus, write_report
 from .rounding import at_most
 from .runs import RunFolder, certify_run, draw, evaluate_run, reconstruct_run, train_run
 
-__all__ = ["evaluate_command", "reconstruct_command", "train_command"]
+__all__ = ["evaluate_command", "reconstruct_command", "scored", "train_command"]
 
 
 @contextmanager
@@ -82,24 +82,28 @@ def train_command(
         For bad input.
     """
     if resume:
-        given = options.pop("data.name", None)
+        given, task = options.pop("data.name", None), options.pop("task", None)
         if preset or config or sets or init or options:
             raise UserError("--resume goes on with the run's own settings: give only --out RUN with it")
         if given and out and given != RunFolder.open(out).config().data.name:
             raise UserError(f"{out} was trained on {RunFolder.open(out).config().data.name}: leave {given} out of --resume")
+        if task and out and task != RunFolder.open(out).config().task:
+            raise UserError(f"{out} is trained to {RunFolder.open(out).config().task}: leave --task {task} out of --resume")
     settings = build_config(preset=preset, file=config, options=options, sets=list(sets))
     if not resume and not settings.data.name:
         raise UserError("what shall be learned? Give DATA: a built-in name such as moons, or the path of a table")
     shown: list[TrainingProgress] = []
 
-    def announce(folder: RunFolder, dataset: Dataset, flow: Flow, used: Config) -> Sequence[Callable[[dict[str, Any]], None]]:
+    def announce(
+        folder: RunFolder, dataset: Dataset, network: Network, used: Config
+    ) -> Sequence[Callable[[dict[str, Any]], None]]:
         if not quiet:
-            _say(f"{dataset.describe()}\n{_parameters(flow)} in {folder.path}")
-        for warning in [*dataset.warnings, *_floored(flow)]:
+            _say(f"{dataset.describe()}\n{_parameters(network)} in {folder.path}")
+        for warning in [*dataset.warnings, *_floored(network)]:
             _say(f"warning: {warning}")
         if quiet:
             return ()
-        shown.append(TrainingProgress(used.train.steps, figure_of(dataset), folder.status().get("step", 0)))
+        shown.append(TrainingProgress(used.train.steps, told_in(figure_of(dataset)), folder.status().get("step", 0)))
         return shown
 
     with _stopping() as stop:
@@ -128,16 +132,16 @@ def _say(text: str) -> None:
     print("\n".join(lines), file=sys.stderr)
 
 
-def _parameters(flow: Flow) -> str:
-    return f"{sum(parameter.numel() for parameter in flow.parameters()):,} parameters"
+def _parameters(network: Network) -> str:
+    return f"{sum(parameter.numel() for parameter in network.parameters()):,} parameters"
 
 
-def _floored(flow: Flow) -> list[str]:
+def _floored(network: Network) -> list[str]:
     """What whitening had to raise: directions in which the data have no spread."""
     from .bijections import Whiten
 
-    raised = sum(int(part.floored) for part in flow.modules() if isinstance(part, Whiten))
-    floor = next((part.floor for part in flow.modules() if isinstance(part, Whiten)), 0.0)
+    raised = sum(int(part.floored) for part in network.modules() if isinstance(part, Whiten))
+    floor = next((part.floor for part in network.modules() if isinstance(part, Whiten)), 0.0)
     if not raised:
         return []
     told = "1 eigenvalue of the covariance was" if raised == 1 else f"{raised} eigenvalues of the covariance were"
@@ -146,15 +150,16 @@ def _floored(flow: Flow) -> list[str]:
 
 def _conclude(folder: RunFolder, quiet: bool) -> tuple[dict[str, Any], str]:
     evaluation, text = evaluate_command(folder, "test", None, quiet, report=False)
-    told = "every block certified invertible"
-    if certify_run(folder)["holds"]:
-        try:
+    told, holds = "every block certified invertible", certify_run(folder)["holds"]
+    try:
+        if holds:
             evaluation["roundtrip"] = reconstruct_command(folder, None, "test", None, quiet, report=False)[0]
+        if holds or folder.config().task == "classify":
             draw(folder)
-        except NotConverged as error:  # such as a tolerance below what rounding leaves possible
-            told = f"{told}, but an inverse was not found: {error}"
-    else:
-        told = "NOT every block is certainly invertible: no samples drawn"
+    except NotConverged as error:  # such as a tolerance below what rounding leaves possible
+        told = f"{told}, but an inverse was not found: {error}"
+    if not holds:
+        told = "NOT certainly invertible: nothing is reconstructed and no samples are drawn"
     write_report(folder.path)
     return evaluation, f"{text}\n{told}; see {folder.path / 'report.html'}"
 
@@ -165,7 +170,7 @@ def evaluate_command(
     """The figures of one split, and a table of them."""
     if split not in ("train", "validation", "test"):
         raise UserError(f"--split {split}: it is train, validation or test")
-    total = folder.status()["data"]["rows"].get(split, 0)
+    total = min(folder.status()["data"]["rows"].get(split, 0), folder.config().evaluate.rows or sys.maxsize)
     with counting("evaluating", total, quiet) as progress:
         content = evaluate_run(folder, split=split, logdet=logdet, progress=progress)
     if report:
@@ -175,12 +180,21 @@ def evaluate_command(
 
 def _figures(content: dict[str, Any]) -> str:
     """A table that fits into 80 columns: each mean with the estimator's error, that of the finite set, and the bias."""
-    rows = [("log p, nats per row", content["log_prob"]), ("bits/dim", content["bits_per_dim"])]
+    named = content.get("logdet")
     lines = [
-        f"{content['split']} set, {_count(content['rows'])}, {content['logdet']}, {content['seconds']:.1f} s",
+        f"{content['split']} set, {_count(content['rows'])}, {f'{named}, ' if named else ''}{content['seconds']:.1f} s",
         f"  {'':<26} {'mean':>12} {'estimator':>11} {'finite set':>11} {'bias':>10}",
     ]
-    for name, figure in rows:
+    if "error" in content:
+        wrong, nats = content["error"], content["cross_entropy"]
+        lines.append(f"  {'error rate, per cent':<26} {100 * wrong['value']:>12.2f} {'':>11} {_error(100 * wrong['stderr']):>11}")
+        lines.append(f"  {'cross-entropy, nats':<26} {nats['value']:>12.4f} {'':>11} {_error(nats['stderr']):>11}")
+    return "\n".join([*lines, *(_density_figures(content) if "log_prob" in content else [])])
+
+
+def _density_figures(content: dict[str, Any]) -> list[str]:
+    lines = []
+    for name, figure in (("log p, nats per row", content["log_prob"]), ("bits/dim", content["bits_per_dim"])):
         if figure is not None:
             errors = f"{_error(figure['stderr_estimator']):>11} {_error(figure['stderr_data']):>11}"
             bias = f"{at_most(figure['bias'], 1):.1g}"
@@ -191,8 +205,20 @@ def _figures(content: dict[str, Any]) -> str:
         lines.append(f"  {'nats above the truth':<26} {above['value']:>12.4f} {'':>11} {_error(above['stderr']):>11}")
     lines += [f"  {name:<26} {value:>12.4f}" for name, value in content["baselines"].items()]
     gain = content["nats_above_gaussian"]
-    lines.append(f"  {'nats above that Gaussian':<26} {gain['value']:>12.4f} {'':>11} {_error(gain['stderr']):>11}")
-    return "\n".join(lines)
+    if gain is not None:
+        lines.append(f"  {'nats above that Gaussian':<26} {gain['value']:>12.4f} {'':>11} {_error(gain['stderr']):>11}")
+    return lines
+
+
+def scored(content: dict[str, Any]) -> str:
+    """What was found of given rows, in a line."""
+    parts = [f"{_count(content['rows'])} scored"]
+    if "mean_log_prob" in content:
+        parts.append(f"mean log p {content['mean_log_prob']:.4f} {_error(content['stderr_data'])} nats")
+    if "predicted" in content:
+        most = sorted(content["predicted"].items(), key=lambda item: -item[1])[:10]
+        parts.append(f"{content['label']} predicted: {', '.join(f'{level} {number}' for level, number in most)}")
+    return f"{'; '.join(parts)}; in {content['out']}"
 
 
 def _count(rows: int) -> str:

@@ -1,7 +1,7 @@
 """The configuration of a run: every setting, its default, its limits, and one place where they come together.
 
-Later wins: defaults, ``--preset``, ``--config FILE`` (TOML), command-line options, ``--set key=value``. Keys are dotted by
-section.
+Later wins: defaults, those of the task, ``--preset``, ``--config FILE`` (TOML), command-line options, ``--set key=value``.
+Keys are dotted by section.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ import tomli_w
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from .contract.branches import FAMILIES
+from .data.images import names_images
 from .errors import UserError
 from .literals import parse_logdet, parse_solver, parse_value
 from .models import BASES
+from .presets import preset_changes
 
-__all__ = ["PRESETS", "Config", "build_config", "read_toml", "to_toml"]
+__all__ = ["Config", "build_config", "read_toml", "to_toml"]
 
 
 def _readable(parse: Callable[[str], Any]) -> AfterValidator:
@@ -42,6 +44,9 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", validate_assignment=True)
 
 
+_Count = Annotated[int, Field(ge=1, le=1000)]
+
+
 class DataConfig(_Section):
     """Which rows and columns; see ``iresnet train --help``."""
 
@@ -54,17 +59,34 @@ class DataConfig(_Section):
     support: dict[str, str] = {}
     dequantize: str | dict[str, float] | None = None
     n: int | None = Field(default=None, ge=10)
+    crop: int = Field(default=0, ge=0)
+    flip: bool = False
 
 
 class ModelConfig(_Section):
-    """The flow: arguments of :func:`iresnet.dense_flow`."""
+    """The network: arguments of an assembly of :mod:`iresnet.models`."""
 
-    blocks: int = Field(default=16, ge=1, le=1000)
+    blocks: _Count | Annotated[list[_Count], Field(min_length=1)] = 16
     hidden: list[int] = Field(default=[32, 32], min_length=1)
-    lipschitz: float = Field(default=0.99, gt=0, lt=1)
+    kind: Literal["iresnet", "resnet", "resnet164"] = "iresnet"
+    lipschitz: Annotated[float, Field(gt=0, lt=1)] | Literal["free"] = 0.99
+    lipschitz_per: Literal["branch", "layer"] = "branch"
+    whiten: bool = True
     family: str = "sandwich"
     nonlinearity: str = "tanh"
     base: str = "normal"
+    components: int | None = Field(default=None, ge=1, le=10_000)
+    pad: int = Field(default=0, ge=0, le=64)
+    pool: bool = True
+    split: bool = True
+    dense: int = Field(default=0, ge=0)
+    alpha: Annotated[float, Field(gt=0, lt=0.5)] | Literal["auto", "none"] = "auto"
+    preactivate: bool = False
+
+    @field_validator("lipschitz", mode="before")
+    @classmethod
+    def _lipschitz(cls, value: Any) -> Any:
+        return "free" if value is None else value
 
     @field_validator("family")
     @classmethod
@@ -96,10 +118,19 @@ class TrainConfig(_Section):
     clip: float = Field(default=1.0, gt=0)
     ema: float = Field(default=0.99, ge=0, lt=1)
     penalty: float = Field(default=0.0, ge=0)
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    smoothing: float = Field(default=0.0, ge=0, lt=1)
+    weight: float = Field(default=1.0, gt=0)
     logdet: _LogDetText = None
     validate_every: int | None = Field(default=None, ge=1)
+    validation_rows: int | None = Field(default=None, ge=1)
+    pictures: int = Field(default=0, ge=0)
     patience: int | None = Field(default=None, ge=1)
     log_every: int = Field(default=20, ge=1)
+    accumulate: int = Field(default=1, ge=1)
+    compile: bool = False
+    recompute: bool = False
     checkpoint_every: int = Field(default=200, ge=1)
     device: str = "auto"
     threads: int | None = Field(default=None, ge=1)
@@ -112,32 +143,19 @@ class EvaluateConfig(_Section):
     solver: _SolverText = None
     batch_size: int = Field(default=1024, ge=1)
     roundtrip: int = Field(default=1000, ge=0)
+    rows: int | None = Field(default=None, ge=1)
+    precision: Literal["float64", "float32"] = "float64"
 
 
 class Config(_Section):
     """A whole run."""
 
-    task: Literal["density"] = "density"
+    task: Literal["density", "classify", "hybrid"] = "density"
     seed: int = Field(default=0, ge=0, lt=2**63)
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
-
-
-# What a preset changes; expected figures and times are in docs/command-line.md.
-PRESETS: dict[str, dict[str, Any]] = {
-    "quick": {"model.blocks": 8, "train.steps": 500},
-    "small-table": {
-        "model.blocks": 8,
-        "model.base": "student",
-        "train.lr": 5e-3,
-        "train.steps": 800,
-        "train.validate_every": 20,
-    },
-    "standard": {},
-    "thorough": {"train.steps": 20_000, "train.batch_size": 1024, "train.ema": 0.999},
-}
 
 
 def _among(value: str, known: tuple[str, ...] | list[str]) -> str:
@@ -157,7 +175,7 @@ def build_config(
 
     Parameters
     ----------
-    preset : a name of :data:`PRESETS`.
+    preset : a name of :mod:`iresnet.presets`; those of images are others than those of tables.
     file : a TOML file with sections as in a run folder's ``config.toml``.
     options : dotted keys to values; None values say nothing.
     sets : ``key=value`` texts with dotted keys.
@@ -168,10 +186,6 @@ def build_config(
         For an unknown preset or key (near ones are named), a file that is not TOML, or a value outside its limits.
     """
     flat: dict[str, Any] = {}
-    if preset is not None:
-        if preset not in PRESETS:
-            raise UserError(f"unknown preset {preset!r}; known are {', '.join(PRESETS)}")
-        flat |= PRESETS[preset]
     if file is not None:
         flat |= _flatten(read_toml(file))
     flat |= {key: value for key, value in (options or {}).items() if value is not None}
@@ -181,13 +195,15 @@ def build_config(
             raise UserError(f"--set {text!r}: write key=value, such as --set model.blocks=12")
         flat[key.strip()] = parse_value(value)
     tree = Config().model_dump()
-    for key, value in flat.items():
+    task, name = flat.get("task", "density"), flat.get("data.name", "")
+    below = preset_changes(task, preset, images=names_images(name)) if isinstance(task, str) and isinstance(name, str) else {}
+    for key, value in (below | flat).items():
         _place(tree, key, value)
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
+        where = ".".join(str(part) for part in first["loc"][:2])  # below come the members of a union
         told = first["msg"].removeprefix("Value error, ")
         raise UserError(f"setting {where}={first.get('input')!r}: {told[0].lower()}{told[1:]}") from error
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import math
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from .bases import NormalMixture
+from .errors import UserError
 from .flow import Flow
 from .settings import Settings
 from .tasks.rows import Rows
@@ -17,7 +19,9 @@ from .train import Callback, Record, Trainer
 if TYPE_CHECKING:
     from .progress import TrainingProgress
 
-__all__ = ["fit"]
+__all__ = ["fit", "start"]
+
+_MOST = 50_000  # latents that EM sees
 
 
 def fit(
@@ -53,12 +57,12 @@ def fit(
     held = validation if isinstance(validation, tuple) or validation is None else (validation, None)
     history: list[Record] = []
     x, context = torch.as_tensor(x), None if context is None else torch.as_tensor(context)
-    flow.initialize(x, context)
+    start(flow, x, context, seed=seed)
     shown: list[TrainingProgress] = []
     if progress:
-        from .progress import TrainingProgress
+        from .progress import TrainingProgress, told_in
 
-        shown.append(TrainingProgress(steps, lambda value, *errors: f"{value:.4f} ± {math.hypot(*errors):.2g} nats"))
+        shown.append(TrainingProgress(steps, told_in(lambda value, error: f"{value:.4f} ± {error:.2g} nats")))
     trainer = Trainer(
         flow,
         Rows(x.cpu(), None if context is None else context.cpu()),
@@ -72,3 +76,31 @@ def fit(
         for bar in shown:
             bar.close()
     return history
+
+
+def start(flow: Flow, x: Tensor, context: Tensor | None = None, *, seed: int = 0) -> None:
+    """Set what depends on data x (N, *), once: ``flow.initialize``, and a mixture base by EM on the latents.
+
+    New blocks are the identity, so a flow over a mixture starts at the mixture's density. EM is that of scikit-learn's
+    ``GaussianMixture``, with its defaults and ``seed``, on at most 50,000 latents, evenly spaced. The base of a conditional flow
+    knows no context: its mixture is that of all latents.
+
+    Raises
+    ------
+    UserError
+        If the mixture has more components than there are rows.
+    """
+    z, base = flow.initialize(x, context), flow.base
+    if not isinstance(base, NormalMixture) or bool(base.initialized):
+        return
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.mixture import GaussianMixture
+
+    if len(z) < base.components:
+        raise UserError(f"a mixture of {base.components} components needs as many rows, got {len(z)}; give fewer components")
+    count = min(len(z), _MOST)
+    places = torch.arange(count) * len(z) // count
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # training goes on where EM stopped
+        found = GaussianMixture(base.components, random_state=seed % 2**32).fit(z.flatten(1).cpu().double()[places].numpy())
+    base.set(torch.from_numpy(found.weights_), torch.from_numpy(found.means_), torch.from_numpy(found.covariances_))

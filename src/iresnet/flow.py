@@ -7,22 +7,24 @@ once with :meth:`Flow.bind`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from .bases import Base
-from .bijections.base import Bijection, Transform
-from .bijections.chain import ChainTransform
+from .bases import Base, BoundNormal
+from .bijections.base import Bijection, Transform, inverse_of
 from .numerics.fixed_point import Picard, Solution, Solver
 from .numerics.logdet import Estimate, LogDet
+from .numerics.modes import evaluating
 from .numerics.noise import Noise
 from .numerics.series import PowerSeries
 
 __all__ = ["BoundFlow", "Flow", "Inversion", "evaluating"]
+
+_ROWS, _ENTRIES = 2048, 2**18  # rows that are sampled at once, and their numbers
 
 
 @dataclass(frozen=True)
@@ -43,18 +45,24 @@ class BoundFlow:
     """A flow with its weights constrained and its context taken in; the methods are those of :class:`Flow`."""
 
     transform: Transform
-    base: Base
+    base: Base | BoundNormal
     logdet: LogDet
     solver: Solver
     training: bool
 
     def estimate(self, x: Tensor, *, logdet: LogDet | None = None, noise: Noise | None = None) -> Estimate:
         """log p(x) with its errors; see :meth:`Flow.estimate`."""
+        return self.encode_and_estimate(x, logdet=logdet, noise=noise)[1]
+
+    def encode_and_estimate(
+        self, x: Tensor, *, logdet: LogDet | None = None, noise: Noise | None = None
+    ) -> tuple[Tensor, Estimate]:
+        """Latents and log p(x), both of one pass."""
         if noise is None:
             # Training draws anew from torch's generator; otherwise all rows share fixed probes: deterministic, smooth in x.
             noise = Noise.fresh(x.shape[0], x.device) if self.training else Noise()
         z, estimate = self.transform.forward_and_logdet(x, logdet or self.logdet, noise)
-        return estimate + self.base.log_prob(z)
+        return z, estimate + self.base.log_prob(z)
 
     def log_prob(self, x: Tensor, *, logdet: LogDet | None = None, noise: Noise | None = None) -> Tensor:
         """log p(x) (B,) in nats; see :meth:`Flow.log_prob`."""
@@ -69,25 +77,18 @@ class BoundFlow:
         solver = solver or self.solver
         with torch.no_grad():
             wide = z.double() if z.device.type != "mps" else z
-            value, pieces = wide, []
-            chain = self.transform if isinstance(self.transform, ChainTransform) else ChainTransform((self.transform,))
-            for index, (solution, part) in enumerate(chain.trace_inverse(wide, solver)):
-                if throw:
-                    solution.check(f"block {len(chain.parts) - 1 - index}")
-                value = solution.value
-                pieces.append((solution, part))
-            bound = wide.new_zeros(wide.shape[0])
-            for solution, part in pieces:
-                bound = bound * part.lipschitz()[1] + solution.error_bound
+            solution, steps = inverse_of(self.transform, wide, solver, throw=throw)
+            value = solution.value
             found = value.to(z.dtype)
-            bound = (bound + (found.to(value.dtype) - value).flatten(1).norm(dim=1)).nan_to_num(nan=torch.inf, posinf=torch.inf)
+            bound = solution.error_bound + (found.to(value.dtype) - value).flatten(1).norm(dim=1)
             back = self.transform.to(value.dtype).forward(found.to(value.dtype))
+            bounds = [step.solution.error_bound.to(bound.dtype) for step in reversed(steps)]
             return Inversion(
                 found,
-                bound,
-                sum((solution.steps for solution, _ in pieces), torch.zeros_like(bound, dtype=torch.int64)),
-                torch.stack([solution.converged for solution, _ in pieces]).all(0),
-                torch.stack([solution.error_bound.to(bound.dtype) for solution, _ in reversed(pieces)]),
+                bound.nan_to_num(nan=torch.inf, posinf=torch.inf),
+                solution.steps,
+                solution.converged,
+                torch.stack(bounds) if bounds else bound.new_zeros(0, len(bound)),
                 (back - wide).flatten(1).norm(dim=1),
             )
 
@@ -103,21 +104,13 @@ class BoundFlow:
         """The same flow, of the same weights, computed in another precision."""
         return replace(self, transform=self.transform.to(dtype))
 
-    def latents(self, count: int, noise: Noise) -> Tensor:
-        """``count`` draws of the base."""
-        return self.base.sample(noise, count)
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode for as long as the block runs, then the mode that each part was in."""
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, training in modes:
-            part.training = training
+    def latents(self, count: int, noise: Noise, temperature: float = 1.0) -> Tensor:
+        """``count`` draws of the base, their distance from its center multiplied by ``temperature``."""
+        z = self.base.sample(noise, count)
+        if temperature == 1.0:
+            return z
+        center = self.base.center()
+        return center + temperature * (z - center)
 
 
 class Flow(nn.Module):
@@ -157,13 +150,19 @@ class Flow(nn.Module):
         """Shape of one row of data."""
         return self.base.shape
 
+    @property
+    def anchor(self) -> Tensor:
+        """A tensor of the dtype and on the device in which the flow computes."""
+        return self.base.anchor
+
     def bind(self, context: Tensor | None = None) -> BoundFlow:
         """Constrain all weights once, for many calls with the same parameters and context (C,), (B, C) or None."""
         context = self._context(context)
+        base = self.base.bind(context)
         if context is not None and self.embed is not None:
             context = self.embed(context)
         logdet = self.train_logdet if self.training else self.eval_logdet
-        return BoundFlow(self.bijection.bind(context), self.base, logdet, self.solver, self.training)
+        return BoundFlow(self.bijection.bind(context), base, logdet, self.solver, self.training)
 
     def initialize(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Set whitening and ActNorm from data x (N, *), once; return the latents. Before, both are the identity."""
@@ -233,11 +232,22 @@ class Flow(nn.Module):
         solver: Solver | None = None,
         generator: torch.Generator | None = None,
         noise: Noise | None = None,
+        progress: Callable[[int], None] | None = None,
     ) -> Tensor:
-        """n draws (n, *) of p(x | context), without gradients; context (C,), (n, C) or None. Raises ``NotConverged``."""
+        """n draws (n, *) of p(x | context), without gradients; context (C,), (n, C) or None. Raises ``NotConverged``.
+
+        Drawn in parts, so that memory beyond the result is bounded; which parts has no influence on a row. ``progress`` is called
+        with the number of rows of each.
+        """
+        noise, found = self._noise(n, context, generator, noise), []
         with torch.no_grad():
-            flow, z = self._draw(n, context, generator, noise)
-            return flow.decode(z, solver=solver)
+            shared = None if context is not None and context.dim() == 2 else self.bind(context)
+            for rows in torch.arange(n, device=self.anchor.device).split(max(16, min(_ROWS, _ENTRIES // math.prod(self.shape)))):
+                flow = shared or self.bind(context[rows.to(context.device)] if context is not None else None)
+                found.append(flow.decode(flow.latents(len(rows), noise.select(rows)), solver=solver))
+                if progress is not None:
+                    progress(len(rows))
+        return torch.cat(found)
 
     def sample_and_log_prob(
         self,
@@ -249,25 +259,23 @@ class Flow(nn.Module):
         generator: torch.Generator | None = None,
     ) -> tuple[Tensor, Tensor]:
         """n draws (n, *) and their log-densities (n,), both differentiable in the parameters (reparametrised)."""
-        flow, z = self._draw(n, context, generator, None)
-        x = flow.decode(z, solver=solver)
+        noise, flow = self._noise(n, context, generator, None), self.bind(context)
+        x = flow.decode(flow.latents(n, noise), solver=solver)
         return x, flow.log_prob(x, logdet=logdet)
 
-    def _draw(
-        self, n: int, context: Tensor | None, generator: torch.Generator | None, noise: Noise | None
-    ) -> tuple[BoundFlow, Tensor]:
+    def _noise(self, n: int, context: Tensor | None, generator: torch.Generator | None, noise: Noise | None) -> Noise:
+        """The noise of n draws, each a function of its row's number, once the arguments are in order."""
         if n < 1:
             raise ValueError(f"sample needs n >= 1, got {n}")
         if context is not None and context.dim() == 2 and context.shape[0] != n:
             raise ValueError(
                 f"{n} samples need a context of shape ({self.context},) or ({n}, {self.context}), got {tuple(context.shape)}"
             )
-        if noise is None:
-            place = generator.device if generator is not None else "cpu"
-            seed = int(torch.randint(0, 2**62, (), generator=generator, device=place))
-            noise = Noise(seed, torch.arange(n, device=self.base.anchor.device))
-        flow = self.bind(context)
-        return flow, flow.latents(n, noise)
+        if noise is not None:
+            return noise
+        place = generator.device if generator is not None else "cpu"
+        seed = int(torch.randint(0, 2**62, (), generator=generator, device=place))
+        return Noise(seed, torch.arange(n, device=self.anchor.device))
 
     def _data(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         x = torch.as_tensor(x)  # numpy arrays are welcome

@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from .errors import UserError
-from .numerics import fixed_point, logdet, series
+from .numerics import anderson, fixed_point, krylov, logdet, newton, series
 
 __all__ = ["parse_call", "parse_logdet", "parse_solver", "parse_value"]
 
@@ -23,8 +23,8 @@ def _questions(*modules: ModuleType) -> dict[str, Any]:
     return {name: part for name, part in found.items() if is_dataclass(part) and "__call__" in vars(part)}
 
 
-_LOGDETS = _questions(logdet, series)
-_SOLVERS = _questions(fixed_point)
+_LOGDETS = _questions(krylov, logdet, series)
+_SOLVERS = _questions(anderson, fixed_point, newton)
 
 
 def parse_call(text: str, known: dict[str, Any]) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-__all__ = ["TrainingProgress", "counting"]
+__all__ = ["TrainingProgress", "counting", "told_in"]
 
 
 def _bars(console: Console, transient: bool) -> Progress:
@@ -27,19 +27,42 @@ def _bars(console: Console, transient: bool) -> Progress:
     )
 
 
+def told_in(figure: Callable[[float, float], str]) -> Callable[[dict[str, Any]], str]:
+    """The figures of a record in words: its error rate, or its log-density by ``figure`` of mean and error (0 if unknown).
+
+    A hybrid model has both.
+    """
+
+    def told(record: dict[str, Any]) -> str:
+        wrong, log_prob = record.get("error"), record.get("log_prob")
+        words = []
+        if wrong is not None:
+            error = record.get("stderr_error")
+            words.append(f"{100 * wrong:.2f}" + (f" ± {100 * error:.2g}" if error is not None else "") + " % wrong")
+        if log_prob is None and wrong is None:
+            log_prob = -record["loss"]
+        if log_prob is not None:
+            # One error in a line that is soon overwritten: those of the estimator and of the finite set are independent.
+            errors = [record.get("stderr_estimator", 0.0), record.get("stderr_data", 0.0)]
+            words.append(figure(log_prob, math.hypot(*(error for error in errors if not math.isnan(error)))))
+        return ", ".join(words)
+
+    return told
+
+
 class TrainingProgress:
-    """A callback that shows the mean log-density of training and of held-out rows, with its error, and the time left.
+    """A callback that shows the figures of training and of held-out rows, with their errors, and the time left.
 
     On a terminal it is a moving bar; in a log it is one line per validation.
 
     Parameters
     ----------
     steps : in all.
-    figure : turns a mean log-density in nats and its error (0 if unknown) into what is shown, such as bits/dim.
+    told : the figures of a record in words, with the unit as the last word, such as "2.51 ± 0.03 bits/dim".
     """
 
-    def __init__(self, steps: int, figure: Callable[[float, float], str], done: int = 0) -> None:
-        self.console, self.figure, self.steps = Console(stderr=True), figure, steps
+    def __init__(self, steps: int, told: Callable[[dict[str, Any]], str], done: int = 0) -> None:
+        self.console, self.told, self.steps = Console(stderr=True), told, steps
         self.validation = ""
         self.bars = _bars(self.console, transient=False) if self.console.is_terminal else None
         if self.bars is not None:
@@ -48,14 +71,12 @@ class TrainingProgress:
 
     def __call__(self, record: dict[str, Any]) -> None:
         if record["split"] == "validation":
-            # One error in a line that is soon overwritten: those of the estimator and of the finite set are independent.
-            known = [error for error in (record["stderr_estimator"], record["stderr_data"]) if not math.isnan(error)]
-            self.validation = f"held out {self.figure(record['log_prob'], math.hypot(*known))}"
+            self.validation = f"held out {self.told(record)}"
             if self.bars is None:
                 told = f"step {record['step']}/{self.steps}  {self.validation}{'  best' if record['best'] else ''}"
                 self.console.print(f"{told}  {record['seconds']:.0f} s", highlight=False, soft_wrap=True)
         elif self.bars is not None:
-            number, unit = self.figure(-record["loss"], 0.0).rsplit(" ", 1)
+            number, unit = self.told(record).rsplit(" ", 1)
             told = f"train {number}  {self.validation or unit}"
             clock = "left" if record["step"] < self.steps else "in all"
             self.bars.update(self.task, completed=record["step"], told=told, clock=clock)

@@ -10,10 +10,10 @@ import torch
 from shell import SMALL, answer, iresnet, leftovers, start, write_table
 
 import iresnet as package
-from iresnet.config import PRESETS
 from iresnet.data import read_table
+from iresnet.presets import PRESETS
 
-COMMANDS = ("train", "evaluate", "sample", "score", "reconstruct", "certify")
+COMMANDS = ("train", "evaluate", "sample", "score", "reconstruct", "interpolate", "certify")
 
 
 @pytest.fixture(scope="module")

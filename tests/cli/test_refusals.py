@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from shell import SMALL, answer, iresnet, leftovers, refused, write_table
 
-from iresnet.config import PRESETS
+from iresnet.presets import PRESETS
 
 ROWS = "".join(f"{k * 0.37 % 1},{k * 0.71 % 1.1}\n" for k in range(30))
 TEXT = "".join(f"{k * 0.37 % 1},x{k % 3}\n" for k in range(30))
@@ -75,7 +75,7 @@ OPTIONS = {
     "--steps=0": "train.steps=0",
     "--minutes=-1": "train.minutes",
     "--seed=-1": "seed=-1",
-    "--task=classify": "task='classify'",
+    "--task=dream": "task='dream'",
     "--preset=fast": f"known are {', '.join(PRESETS)}",
     "--config=nowhere.toml": "cannot read nowhere.toml",
     "--config=bad.toml": "not valid TOML",
@@ -104,14 +104,16 @@ OPTIONS = {
     "--set=model.hidden=[0]": "at least 1",
     "--set=model.family=odd": "not one of sandwich",
     "--set=model.base=odd": "not one of",
+    "--set=model.components=5": "components=5 is for base='mixture', and the base is 'normal'",
+    "--set=model.components=0": "model.components=0",
     "--set=model.nonlinearity=odd": "unknown activation",
     "--set=model.nonlinearity=maxmin": "try 'tanh' or 'elu'",
     "--set=train.lr=nan": "train.lr",
     "--set=train.batch_size=0": "train.batch_size",
-    "--set=train.logdet=Guess()": "known are Exact, PowerSeries",
+    "--set=train.logdet=Guess()": "known are Exact, Krylov, PowerSeries",
     "--set=train.logdet=__import__('os')": "cannot read",
     "--set=train.device=abacus": "not available",
-    "--set=evaluate.solver=Guess": "known are Anderson, Picard",
+    "--set=evaluate.solver=Guess": "known are Anderson, NewtonKrylov, Picard",
 }
 
 
@@ -127,6 +129,7 @@ QUESTIONS = {
     "train good.csv --out run": "already holds a run",
     "train good.csv --out file": "not an empty folder",
     "train good.csv --out file/new": "file/new",
+    "train good.csv --out new --set model.base=mixture --set model.components=99": "a mixture of 99 components needs",
     "train --resume": "--resume needs --out RUN",
     "train --resume --out nowhere": "nowhere does not exist",
     "train --resume --out run --steps 9": "own settings",

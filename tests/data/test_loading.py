@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from iresnet.data import BUILT_IN, load, load_rows, toy, write_columns
+from iresnet.data.images import NAMES
 from iresnet.errors import UserError
 
 
@@ -165,13 +166,11 @@ def test_a_name_is_looked_up_in_the_folder_of_data(table, tmp_path, monkeypatch)
 
 def test_unknown_names_are_told_with_those_there_are(monkeypatch):
     monkeypatch.delenv("IRESNET_DATA", raising=False)
-    with pytest.raises(
-        UserError, match="no data named 'moon'; did you mean moons.* built in are checkerboard, circles, digits"
-    ):
+    with pytest.raises(UserError, match="no data named 'moon'; did you mean moons.* built in are checkerboard, cifar10"):
         load("moon", seed=0)
     with pytest.raises(UserError, match="there is no file nowhere/x.csv"):
         load("nowhere/x.csv", seed=0)
-    assert set(toy.NAMES) | {"digits"} == set(BUILT_IN)
+    assert {*toy.NAMES, "digits", *NAMES} == set(BUILT_IN)
 
 
 @pytest.mark.parametrize(

@@ -11,15 +11,19 @@ from law_cases import SHAPES, branch, flow, rows
 
 from iresnet import dense_flow
 from iresnet.contract import FAMILIES
-from iresnet.numerics.fixed_point import Anderson, NotConverged, Picard
+from iresnet.numerics.anderson import Anderson
+from iresnet.numerics.fixed_point import NotConverged, Picard
 from iresnet.numerics.implicit import implicit
+from iresnet.numerics.newton import NewtonKrylov
 from iresnet.testing import check_implicit_gradient
 
 
 @pytest.mark.parametrize("by_latent", (True, False))
 @pytest.mark.parametrize("family", [family for family in FAMILIES if family not in ("power", "free")])
 def test_gradients_by_finite_differences(family, by_latent):
-    for (features, hidden), context, solver in product(SHAPES[:4], (0, 2), (Picard(tol=1e-12), Anderson(tol=1e-12))):
+    for (features, hidden), context, solver in product(
+        SHAPES[:4], (0, 2), (Picard(tol=1e-11), Anderson(tol=1e-11), NewtonKrylov(tol=1e-11))
+    ):
         made = branch(family, features, hidden, 0.9, "tanh", context)
         given = rows(4, 2, 5).requires_grad_(True) if context else None
         wanted = (*made.parameters(), *(() if given is None else (given,)))

@@ -9,11 +9,18 @@ import torch
 from law_cases import SOUND, branch, flow, rows
 from torch.func import functional_call, grad, vmap
 
+from iresnet.numerics.krylov import Krylov
 from iresnet.numerics.logdet import Exact
 from iresnet.numerics.series import PowerSeries
 from iresnet.testing import check_branch
 
-LOGDETS = (Exact(), PowerSeries(probes=3), PowerSeries(terms=4, product="jvp"), PowerSeries(terms=2, roulette="adaptive"))
+LOGDETS = (
+    Exact(),
+    PowerSeries(probes=3),
+    Krylov(probes=3),
+    PowerSeries(terms=4, product="jvp"),
+    PowerSeries(terms=2, roulette="adaptive"),
+)
 
 
 @pytest.mark.parametrize("family", SOUND)
@@ -47,7 +54,7 @@ def test_functional_gradients_of_parameters(family):
     """torch.func.grad over functional_call: exact and truncated series, whose number of terms does not depend on data."""
     made = flow(2, 0, 2, family)
     parameters = dict(made.named_parameters())
-    for logdet in (Exact(), PowerSeries(terms=3, gradient="series")):
+    for logdet in (Exact(), PowerSeries(terms=3, gradient="series"), Krylov(steps=2)):
 
         def loss(values, logdet=logdet):
             return functional_call(made, {**values, **dict(made.named_buffers())}, (rows(4, 2),)).sum()
@@ -106,7 +113,7 @@ def test_autocast_gives_nearly_the_same_numbers_and_sound_inverses():
 
 
 def test_float32_and_float64_agree():
-    for family, logdet in product(SOUND, LOGDETS[:3]):
+    for family, logdet in product(SOUND, LOGDETS[:4]):
         made = flow(3, 2, 2, family)
         x, context = rows(20, 3), rows(20, 2, 3)
         wide = made.log_prob(x, context, logdet=logdet)

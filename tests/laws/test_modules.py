@@ -18,11 +18,18 @@ from iresnet.contract import FAMILIES, Branch, NormalizedBranch, SandwichBranch,
 from iresnet.flow import Flow, evaluating
 from iresnet.models import BASES
 from iresnet.numerics.fixed_point import NotConverged, Picard
+from iresnet.numerics.krylov import Krylov
 from iresnet.numerics.logdet import Exact
 from iresnet.numerics.series import PowerSeries
 from iresnet.testing import check_copies, check_parameter_gradients, check_unchanged
 
-LOGDETS = (Exact(), PowerSeries(terms=2, roulette="adaptive"), PowerSeries(probes=2), PowerSeries(terms=5, gradient="series"))
+LOGDETS = (
+    Exact(),
+    PowerSeries(terms=2, roulette="adaptive"),
+    PowerSeries(probes=2),
+    PowerSeries(terms=5, gradient="series"),
+    Krylov(probes=2),
+)
 
 
 @pytest.mark.parametrize("base", sorted(BASES))
@@ -167,7 +174,7 @@ def test_messages_of_flows():
         (lambda: plain.sample(0), "sample needs n >= 1, got 0"),
         (lambda: conditional.sample(3, rows(4, 2)), r"3 samples need a context of shape \(2,\) or \(3, 2\), got \(4, 2\)"),
         (lambda: dense_flow(2, blocks=0), "a flow needs at least one block, got blocks=0"),
-        (lambda: dense_flow(2, base="cauchy"), "unknown base 'cauchy'; known are diagonal, normal, student"),
+        (lambda: dense_flow(2, base="cauchy"), "unknown base 'cauchy'; known are diagonal, mixture, normal, student"),
         (lambda: dense_flow(2, lipschitz=1.2), r"lipschitz must lie in \(0, 1\) for x \+ g\(x\) to be invertible, got 1.2"),
         (lambda: dense_flow(2, family="spectral"), "unknown family 'spectral'; known are sandwich, gram"),
         (lambda: dense_flow(2, nonlinearity="gelu"), "unknown activation 'gelu'"),

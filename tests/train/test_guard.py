@@ -72,7 +72,7 @@ def test_the_last_good_weights_are_those_of_the_last_validation() -> None:
     with pytest.raises(Diverged):
         trainer.run()
     assert all(torch.equal(flow.state_dict()[key], value) for key, value in at_ten.items())
-    kept = trainer.best_flow()
+    kept = trainer.best_network()
     assert finite(kept)
     assert abs(float(kept.log_prob(ROWS[300:]).mean().detach()) - best) < 1e-4
 

@@ -99,6 +99,38 @@ def test_two_ranks_are_one_training(tmp_path: Path) -> None:
     assert torch.equal(load_file(tmp_path / "2.safetensors.second")["losses"], two["losses"]), "every rank knows the same"
 
 
+MIXTURES = """
+import torch
+from safetensors.torch import save_file
+from iresnet import dense_flow
+from iresnet.fitting import start
+from iresnet.parallel import ranks
+from iresnet.settings import Settings
+from iresnet.tasks.rows import Rows
+from iresnet.train import Trainer
+
+torch.manual_seed(0)
+rows = torch.randn(200, 2, dtype=torch.float64)
+flow = dense_flow(2, blocks=1, hidden=(4,), base="mixture", components=5).double()
+with ranks(torch.device("cpu")) as here:
+    start(flow, rows, seed=here.rank)
+    alone = flow.base.centers.clone()
+    trainer = Trainer(flow, Rows(rows), None, Settings(steps=3, batch_size=50), (), here)
+    trainer.run()
+    save_file({"alone": alone, **{f"end.{key}": value for key, value in flow.base.state_dict().items()}}, f"OUT.{here.rank}")
+"""
+
+
+def test_ranks_that_start_at_other_mixtures_train_that_of_the_first(tmp_path: Path) -> None:
+    script = tmp_path / "mixtures.py"
+    script.write_text(MIXTURES.replace("OUT", str(tmp_path / "out")))
+    finish(together([str(script)], tmp_path))
+    first, second = (load_file(tmp_path / f"out.{rank}") for rank in (0, 1))
+    assert not torch.equal(first["alone"], second["alone"]), "another seed is another mixture"
+    assert torch.equal(first["end.centers"], first["alone"]) and first["end.shift"].abs().max() > 0
+    assert all(torch.equal(value, second[key]) for key, value in first.items() if key != "alone")
+
+
 GIVEN = ["--set", "model.blocks=1", "--set", "model.hidden=[8]", "--set", "data.n=301", "--set", "train.log_every=5", "--set"]
 GIVEN = [*GIVEN, "train.checkpoint_every=20", "--set", "train.validate_every=15", "--set", "train.batch_size=51"]
 

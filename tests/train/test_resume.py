@@ -25,7 +25,12 @@ CASES: dict[str, dict[str, Any]] = {
     "levels, estimated log-determinant": {"data.name": "digits", "data.n": 300},
     "by label": {"data.name": "moons", "data.n": 300, "data.label": "moon"},
     "power iteration, which has state": {"data.name": "moons", "data.n": 300, "model.family": "power"},
+    "a mixture as base": {"data.name": "moons", "data.n": 300, "model.base": "mixture", "model.components": 6},
     "early stopping": {"data.name": "moons", "data.n": 20, **EARLY},
+    "classes": {"task": "classify", "data.name": "digits", "data.n": 300, "train.smoothing": 0.1},
+    "classes by momentum": {"task": "classify", "data.name": "moons", "train.optimizer": "sgd", "train.lr": 0.1},
+    "an ordinary ResNet, which has statistics": {"task": "classify", "data.name": "digits", "model.kind": "resnet"},
+    "density and classes": {"task": "hybrid", "data.name": "moons", "data.n": 300},
     "weight decay and the soft constraint": {"data.name": "moons", "train.penalty": 0.1, "train.weight_decay": 0.1},
 }
 

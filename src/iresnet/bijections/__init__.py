@@ -3,7 +3,22 @@
 from .actnorm import ActNorm
 from .base import Bijection, Transform
 from .chain import Chain
+from .pixels import Pixels
+from .reshape import Flatten, Split, Squeeze, Unflatten, Unsqueeze
 from .residual import Residual
 from .whiten import Whiten
 
-__all__ = ["ActNorm", "Bijection", "Chain", "Residual", "Transform", "Whiten"]
+__all__ = [
+    "ActNorm",
+    "Bijection",
+    "Chain",
+    "Flatten",
+    "Pixels",
+    "Residual",
+    "Split",
+    "Squeeze",
+    "Transform",
+    "Unflatten",
+    "Unsqueeze",
+    "Whiten",
+]

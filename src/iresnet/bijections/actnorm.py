@@ -1,4 +1,4 @@
-"""Activation normalisation: an affine map of each feature, set from data once, then learned; its context may move it.
+"""Activation normalisation: an affine map of each feature or channel, set from data once, then learned; its context may move it.
 
 References
 ----------
@@ -7,6 +7,7 @@ Glow: Generative Flow with Invertible 1x1 Convolutions (Kingma and Dhariwal, 201
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -19,12 +20,19 @@ from .base import Bijection, exactly
 
 __all__ = ["ActNorm", "AffineTransform"]
 
-# A feature that is constant on the initialising batch would ask for an infinite scale.
+# A feature that is constant on the initialising batch, such as a padded channel, says nothing of its scale.
 _SMALLEST_STD = 1e-6
+
+
+def _along(parameter: Tensor, x: Tensor) -> Tensor:
+    """(d,) or (B, d) so that it meets x (B, d, *) at its features."""
+    return parameter.reshape(*parameter.shape, *[1] * (x.dim() - 2))
 
 
 class ActNorm(Bijection):
     """z = x * exp(log_scale) + shift for each of ``features``; the identity until :meth:`initialize`.
+
+    x is (B, d), or (B, d, H, W) with one scale and shift for each channel.
 
     ``initialized`` is a buffer, so a loaded model is never set again. With ``context`` > 0, both log_scale and shift get a linear
     term in the context, which starts at zero.
@@ -46,9 +54,11 @@ class ActNorm(Bijection):
         if not bool(self.initialized):
             with torch.no_grad():
                 wide = x.double() if x.device.type != "mps" else x
-                scale = 1 / wide.std(0, correction=0).clamp(min=_SMALLEST_STD)
+                wide = wide.transpose(0, 1).flatten(1)  # (d, all of its numbers)
+                std = wide.std(1, correction=0)
+                scale = torch.where(std > _SMALLEST_STD, 1 / std, 1.0)
                 self.log_scale.copy_(torch.log(scale))
-                self.shift.copy_(-wide.mean(0) * scale)
+                self.shift.copy_(-wide.mean(1) * scale)
                 self.initialized.fill_(True)
         return super().initialize(x, context)
 
@@ -67,24 +77,28 @@ class ActNorm(Bijection):
 
 @dataclass(frozen=True)
 class AffineTransform:
-    """z = x * exp(log_scale) + shift, each (d,) or (B, d); see :class:`~iresnet.bijections.base.Transform`."""
+    """z = x * exp(log_scale) + shift, each (d,) or (B, d), along dimension 1 of x.
+
+    See :class:`~iresnet.bijections.base.Transform`.
+    """
 
     log_scale: Tensor
     shift: Tensor
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * self.log_scale.exp() + self.shift
+        return x * _along(self.log_scale.exp(), x) + _along(self.shift, x)
 
     def forward_and_logdet(self, x: Tensor, logdet: LogDet, noise: Noise) -> tuple[Tensor, Estimate]:
-        return self.forward(x), Estimate.sure(self.log_scale.sum(-1).expand(x.shape[0]))
+        places = math.prod(x.shape[2:])
+        return self.forward(x), Estimate.sure(places * self.log_scale.sum(-1).expand(x.shape[0]))
 
     def inverse(self, z: Tensor, solver: Solver) -> Solution:
-        value = (z - self.shift.to(z.dtype)) * torch.exp(-self.log_scale.to(z.dtype))
+        value = self.to(z.dtype).attach(z, z)
         # One rounding each of the difference and the product, and the exponential's, all relative.
         return exactly(value, 2 * torch.finfo(z.dtype).eps * value.flatten(1).norm(dim=1))
 
     def attach(self, z: Tensor, x: Tensor) -> Tensor:
-        return (z - self.shift) * torch.exp(-self.log_scale)
+        return (z - _along(self.shift, z)) * _along(torch.exp(-self.log_scale), z)
 
     def lipschitz(self) -> tuple[float, float]:
         low, high = torch.aminmax(

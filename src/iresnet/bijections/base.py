@@ -6,7 +6,9 @@ inverts and measures volume without looking at the module again. Log-determinant
 
 from __future__ import annotations
 
-from typing import Protocol, Self
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +17,7 @@ from ..numerics.fixed_point import Solution, Solver
 from ..numerics.logdet import Estimate, LogDet
 from ..numerics.noise import Noise
 
-__all__ = ["Bijection", "Transform", "exactly"]
+__all__ = ["Bijection", "Step", "Transform", "exactly", "inverse_of", "trace"]
 
 
 class Transform(Protocol):
@@ -61,6 +63,48 @@ class Bijection(nn.Module):
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """z (B, *) of x (B, *)."""
         return self.bind(context).forward(x)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One part's share of an inverse.
+
+    ``name`` is the part's place, such as "3", or "5.2" within a nested bijection; ``growth`` is at most by how much its inverse
+    stretches the error of what it was given.
+    """
+
+    name: str
+    solution: Solution
+    growth: float
+
+
+def trace(part: Transform, z: Tensor, solver: Solver, name: str = "") -> Generator[Step, None, Tensor]:
+    """The inverse of ``part`` at z, part by part where it is made of parts (``trace_inverse``): yields steps, returns x."""
+    own: Any = getattr(part, "trace_inverse", None)
+    if own is not None:
+        return (yield from own(z, solver, name))
+    solution = part.inverse(z, solver)
+    yield Step(name, solution, part.lipschitz()[1])
+    return solution.value
+
+
+def inverse_of(part: Transform, z: Tensor, solver: Solver, *, throw: bool = False) -> tuple[Solution, list[Step]]:
+    """x and the steps to it. Each error bound is carried through the inverses after it: sound, but loose over many.
+
+    With ``throw`` a part that did not converge raises ``NotConverged``, named by its place.
+    """
+    bound, steps = z.new_zeros(z.shape[0]), torch.zeros(z.shape[0], dtype=torch.int64, device=z.device)
+    converged, taken, found = steps == 0, [], trace(part, z, solver)
+    while True:
+        try:
+            step = next(found)
+        except StopIteration as end:
+            return Solution(end.value, bound.nan_to_num(nan=torch.inf, posinf=torch.inf), steps, converged), taken
+        if throw:
+            step.solution.check(f"block {step.name}".rstrip())
+        taken.append(step)
+        bound = bound * step.growth + step.solution.error_bound
+        steps, converged = steps + step.solution.steps, converged & step.solution.converged
 
 
 def exactly(value: Tensor, rounding: Tensor) -> Solution:

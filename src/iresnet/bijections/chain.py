@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Generator, Iterable
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from ..contract.base import bind_all
 from ..numerics.fixed_point import Solution, Solver
 from ..numerics.logdet import Estimate, LogDet
 from ..numerics.noise import Noise
-from .base import Bijection, Transform
+from .base import Bijection, Step, Transform, inverse_of, trace
 from .residual import Residual, ResidualTransform
 
 __all__ = ["Chain", "ChainTransform"]
@@ -53,33 +54,20 @@ class ChainTransform:
         return x
 
     def forward_and_logdet(self, x: Tensor, logdet: LogDet, noise: Noise) -> tuple[Tensor, Estimate]:
-        total = None
+        estimates = []
         for index, part in enumerate(self.parts):
             x, estimate = part.forward_and_logdet(x, logdet, noise.at(index))
-            total = estimate if total is None else total + estimate
-        return x, total if total is not None else Estimate.sure(x.new_zeros(x.shape[0]))
+            estimates.append(estimate)
+        return x, Estimate.total(estimates) if estimates else Estimate.sure(x.new_zeros(x.shape[0]))
 
     def inverse(self, z: Tensor, solver: Solver) -> Solution:
-        """x, with each part's error bound carried through the inverses of those before it (sound, but loose over many)."""
-        value, bound, steps, converged = z, None, None, None
-        for solution, part in self.trace_inverse(z, solver):
-            if bound is None or steps is None or converged is None:
-                bound, steps, converged = solution.error_bound, solution.steps, solution.converged
-            else:
-                bound = bound * part.lipschitz()[1] + solution.error_bound
-                steps, converged = steps + solution.steps, converged & solution.converged
-            value = solution.value
-        if bound is None or steps is None or converged is None:
-            zero = z.new_zeros(z.shape[0])
-            return Solution(z, zero, zero.long(), zero == 0)
-        return Solution(value, bound.nan_to_num(nan=math.inf, posinf=math.inf), steps, converged)
+        return inverse_of(self, z, solver)[0]
 
-    def trace_inverse(self, z: Tensor, solver: Solver) -> Iterable[tuple[Solution, Transform]]:
+    def trace_inverse(self, z: Tensor, solver: Solver, name: str = "") -> Generator[Step, None, Tensor]:
         """The solutions of the parts, last to first: what :meth:`inverse` adds up."""
-        for part in reversed(self.parts):
-            solution = part.inverse(z, solver)
-            yield solution, part
-            z = solution.value
+        for index in reversed(range(len(self.parts))):
+            z = yield from trace(self.parts[index], z, solver, f"{name}.{index}" if name else f"{index}")
+        return z
 
     def attach(self, z: Tensor, x: Tensor) -> Tensor:
         with torch.no_grad():
@@ -94,11 +82,11 @@ class ChainTransform:
         constants = [part.lipschitz() for part in self.parts]
         return math.prod(there for there, _ in constants), math.prod(back for _, back in constants)
 
-    def select(self, rows: Tensor) -> ChainTransform:
-        return ChainTransform(tuple(part.select(rows) for part in self.parts))
+    def select(self, rows: Tensor) -> Self:
+        return replace(self, parts=tuple(part.select(rows) for part in self.parts))
 
-    def repeat(self, times: int) -> ChainTransform:
-        return ChainTransform(tuple(part.repeat(times) for part in self.parts))
+    def repeat(self, times: int) -> Self:
+        return replace(self, parts=tuple(part.repeat(times) for part in self.parts))
 
-    def to(self, dtype: torch.dtype) -> ChainTransform:
-        return ChainTransform(tuple(part.to(dtype) for part in self.parts))
+    def to(self, dtype: torch.dtype) -> Self:
+        return replace(self, parts=tuple(part.to(dtype) for part in self.parts))

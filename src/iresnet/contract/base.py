@@ -14,6 +14,8 @@ from typing import Any, Literal, Protocol, Self
 import torch
 from torch import Tensor, nn
 
+from ..numerics.norms import gram_bound
+
 __all__ = ["Bound", "Branch", "Guarantee", "bind_all"]
 
 Guarantee = Literal["sound", "estimate", "none"]
@@ -24,7 +26,8 @@ class Bound(Protocol):
 
     ``lipschitz`` is a sound upper bound of its constant, infinite if there is none. ``tensors`` are all that it depends on, in
     the autograd graph of the parameters. A bound may offer more: ``linearize(x)`` with its own derivatives (see
-    :mod:`iresnet.numerics.linearize`), and ``rounding(x)``, a bound (B,) of the rounding error of one evaluation.
+    :mod:`iresnet.numerics.linearize`), and ``rounding(x)``, a bound (B,) of the rounding error of one evaluation
+    (``coarse_rounding``: from lengths of x alone). ``surrogate(points)`` is an affine model, see :mod:`iresnet.numerics.affine`.
     """
 
     @property
@@ -56,6 +59,7 @@ class Branch(nn.Module):
 
     lipschitz: float
     guarantee: Guarantee
+    compiled: bool = False  # asks bounds made for training for compiled kernels, see iresnet.compile; a branch may have none
 
     def raw(self) -> tuple[Tensor, ...]:
         """The unconstrained parameters that :meth:`constrain` maps to weights."""
@@ -68,6 +72,10 @@ class Branch(nn.Module):
     def assemble(self, weights: tuple[Tensor, ...], context: Tensor | None) -> Bound:
         """The pure function of those weights and a context (C,) or (B, C)."""
         raise NotImplementedError
+
+    def norms(self, weights: tuple[Tensor, ...]) -> list[Tensor]:
+        """Sound bounds of the norm of each constrained weight."""
+        return [gram_bound(weight) for weight in weights]
 
     def signature(self) -> Any:
         """Branches of equal signature are constrained together. The default never matches another's."""

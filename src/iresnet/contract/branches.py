@@ -85,7 +85,7 @@ class DenseBranch(Branch):
             shifts = self.shift(context).split((*self.hidden, self.features), -1)
             offsets = tuple(bias + shift for bias, shift in zip(offsets, shifts, strict=True))
         certified = self.lipschitz if self.guarantee == "sound" else None
-        return DenseBound(weights, offsets, self.activation, certified)
+        return DenseBound(weights, offsets, self.activation, certified, self.compiled and self.training)
 
     def signature(self) -> Any:
         weight = self.biases[0]
@@ -224,5 +224,5 @@ def penalty(module: nn.Module) -> Tensor:
     branches = [part for part in module.modules() if isinstance(part, Branch)]
     if not branches:
         raise ValueError("penalty found no branch in this module")
-    weights = [weight for branch in branches for weight in branch.constrain(*branch.raw())]
-    return torch.stack([gram_bound(weight) ** 2 for weight in weights]).sum()
+    norms = [norm for branch in branches for norm in branch.norms(branch.constrain(*branch.raw()))]
+    return torch.stack(norms).square().sum()

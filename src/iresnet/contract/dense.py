@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from torch.nn.functional import linear
 from ..numerics.linearize import Linearization, linearize
 from ..numerics.norms import gram_bound
 from .activations import Activation
+from .pullback import Layers, affine, from_left, pull_back, run_forward, trace_kernel
 
 __all__ = ["DenseBound"]
 
@@ -32,12 +34,14 @@ class DenseBound:
     offsets : n vectors, each (h,), or (B, h) where a per-row context was added.
     activation : applied after every layer but the last.
     certified : Lipschitz bound that the construction guarantees, or None to take the product of the weights' Gram bounds.
+    compiled : run training's passes through kernels made by ``torch.compile``.
     """
 
     weights: tuple[Tensor, ...]
     offsets: tuple[Tensor, ...]
     activation: Activation
     certified: float | None = None
+    compiled: bool = False
 
     @property
     def lipschitz(self) -> float:
@@ -83,23 +87,21 @@ class DenseBound:
     def __call__(self, x: Tensor) -> Tensor:
         hidden = x
         for weight, offset in zip(self.weights[:-1], self.offsets[:-1], strict=True):
-            hidden = self.activation(_affine(hidden, weight, offset))
-        return _affine(hidden, self.weights[-1], self.offsets[-1])
+            hidden = self.activation(affine(hidden, weight, offset))
+        return affine(hidden, self.weights[-1], self.offsets[-1])
+
+    @property
+    def attaches(self) -> bool:
+        """Whether :meth:`linearize` offers ``attach``."""
+        return self.activation.curved
 
     def linearize(self, x: Tensor) -> Linearization:
         """Value and Jacobian products at x (B, d); see :class:`~iresnet.numerics.linearize.Linearization`."""
         if not self.activation.elementwise:
             return linearize(self.__call__, x)
-        hidden, slopes = x, []
-        for weight, offset in zip(self.weights[:-1], self.offsets[:-1], strict=True):
-            hidden, slope = self.activation.with_slope(_affine(hidden, weight, offset))
-            slopes.append(slope)
-        value = _affine(hidden, self.weights[-1], self.offsets[-1])
-
-        def vjp(vector: Tensor) -> Tensor:
-            for weight, slope in zip(self.weights[:0:-1], slopes[::-1], strict=True):
-                vector = (vector @ weight) * slope
-            return vector @ self.weights[0]
+        layers = Layers(self.weights, self.offsets, self.activation, self.compiled)
+        at = run_forward(layers, x)
+        slopes = at.slopes
 
         def jvp(vector: Tensor) -> Tensor:
             for weight, slope in zip(self.weights[:-1], slopes, strict=True):
@@ -107,10 +109,8 @@ class DenseBound:
             return linear(vector, self.weights[-1])
 
         def trace() -> Tensor:
-            if len(slopes) == 1:
-                return slopes[0] @ (self.weights[0] * self.weights[1].mT).sum(1)
-            kernel = self.weights[1] * (self.weights[0] @ self.weights[2]).mT
-            return ((slopes[1] @ kernel) * slopes[0]).sum(1)
+            kernel = trace_kernel(self.weights)
+            return slopes[0] @ kernel if len(slopes) == 1 else ((slopes[1] @ kernel) * slopes[0]).sum(1)
 
         def jacobian() -> Tensor:
             # Rows of J^T, so that each layer is one large product of shape (B d, h).
@@ -119,7 +119,30 @@ class DenseBound:
                 columns = linear(columns, weight) * slope[:, None, :]
             return linear(columns, self.weights[-1]).mT
 
-        return Linearization(value, vjp, jvp, trace if len(slopes) <= 2 else None, jacobian)
+        attach = partial(pull_back, layers, x, at) if self.attaches else None
+        core = partial(_core, self.weights, slopes) if self.rank < x.shape[1] else None
+        vjp, short = partial(from_left, layers, slopes), trace if len(slopes) <= 2 else None
+        return Linearization(at.value, vjp, jvp, short, jacobian, attach, core)
+
+    @property
+    def rank(self) -> int:
+        """The smallest of all widths, which is what an exact determinant costs."""
+        return min(weight.shape[1] for weight in self.weights[: None if self.activation.elementwise else 1])
+
+    def surrogate(self, points: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
+        """The mean value (d,) at ``points`` (n, d), and factors (d, h), (h, d) whose product is about the mean Jacobian there.
+
+        Slopes are averaged layer by layer, as if those of different layers were independent. None for a per-row context, and for
+        an activation that has no slopes.
+        """
+        if not self.activation.elementwise or any(offset.dim() > 1 for offset in self.offsets):
+            return None
+        hidden, right = points, None
+        for weight, offset in zip(self.weights[:-1], self.offsets[:-1], strict=True):
+            hidden, slope = self.activation.with_slope(affine(hidden, weight, offset))
+            right = slope.mean(0)[:, None] * (weight if right is None else weight @ right)
+        assert right is not None
+        return affine(hidden.mean(0), self.weights[-1], self.offsets[-1]), self.weights[-1], right
 
     @cached_property
     def _sizes(self) -> list[tuple[float, float]]:
@@ -142,7 +165,7 @@ class DenseBound:
                 share = 0.5 * eps * (weight.shape[1] + 1)
                 entries = linear(entries + share * hidden.abs(), weight.abs()) + share * offset.abs()
                 error = spectral * error + share * (frobenius * _norm(hidden) + _norm(offset))
-                hidden = _affine(hidden, weight, offset)
+                hidden = affine(hidden, weight, offset)
                 entries, error = entries + eps * hidden.abs(), error + eps * _norm(hidden)
                 if index < len(self.weights) - 1:
                     hidden = self.activation(hidden)
@@ -151,11 +174,39 @@ class DenseBound:
                     entries, error = constant * entries + 4 * eps * hidden.abs(), constant * error + 4 * eps * _norm(hidden)
             return torch.minimum(error, _norm(entries))
 
+    def coarse_rounding(self, length: Tensor) -> Tensor:
+        """A bound (B,) as :meth:`rounding`'s for every x of at most these lengths (B,): looser, but without an evaluation."""
+        with torch.no_grad():
+            eps, constant = torch.finfo(length.dtype).eps, self.activation.lipschitz
+            size, error = length, torch.zeros_like(length)
+            for index, (weight, offset) in enumerate(zip(self.weights, self.offsets, strict=True)):
+                frobenius = torch.linalg.matrix_norm(weight)
+                size = frobenius * size + _norm(offset)
+                error = frobenius * error + (0.5 * weight.shape[1] + 1.5) * eps * size
+                if index < len(self.weights) - 1:
+                    size = constant * size + _norm(self.activation(torch.zeros_like(weight[:, 0])))
+                    error = constant * error + 4 * eps * size
+            return error * (1 + 1e-6)
+
 
 def _norm(x: Tensor) -> Tensor:
     return torch.linalg.vector_norm(x, dim=-1)
 
 
-def _affine(x: Tensor, weight: Tensor, offset: Tensor) -> Tensor:
-    """W x + b in one fused call where the offset is shared by all rows."""
-    return linear(x, weight, offset) if offset.dim() == 1 else torch.addmm(offset, x, weight.mT)
+def _core(weights: tuple[Tensor, ...], slopes: tuple[Tensor, ...]) -> Tensor:
+    r"""A matrix C (B, h, h) at the narrowest hidden layer with :math:`\det(I + C) = \det(I + J)`, by Sylvester's identity.
+
+    It is the product of J's factors begun at that layer, as :math:`W_2 D_1 (W_1 W_3) D_2`. Its units are rescaled by powers of
+    two, which changes no digit, so that rows of the weights before the layer and columns of those after it are equally long:
+    sandwich layers have scales from e^-8 to e^8 there, which would cost digits of the determinant.
+    """
+    merged = [weights[0] @ weights[-1], *weights[1:-1]]  # layer l takes hidden layer l - 1, cyclically, to l
+    start = min(range(len(slopes)), key=lambda layer: slopes[layer].shape[1])
+    order = [(start + 1 + step) % len(slopes) for step in range(len(slopes))]
+    # Base-two logarithms of the lengths of rows before and columns after; a unit that is not connected is left alone.
+    into, out = (torch.linalg.vector_norm(weights[start + after].detach(), dim=1 - after).log2() for after in (0, 1))
+    scale = torch.exp2(torch.round(0.5 * (into - out)).nan_to_num(0.0, 0.0, 0.0))
+    columns = (slopes[start] * scale)[:, :, None] * merged[order[0]].mT
+    for before, layer in pairwise(order):
+        columns = linear(columns * slopes[before][:, None, :], merged[layer])
+    return (columns / scale).mT

@@ -33,7 +33,7 @@ from ..numerics.norms import orthogonal_bound
 from .activations import Activation
 from .branches import DenseBranch
 
-__all__ = ["SandwichBranch", "cayley"]
+__all__ = ["SandwichBranch", "cayley", "sides"]
 
 # Psi stays within e^-8 and e^8: far enough to matter for any data, near enough never to overflow.
 _PSI_LIMIT = 8.0
@@ -101,12 +101,8 @@ class SandwichBranch(DenseBranch):
         squares, rests, psis, gain = raw[:count], raw[count : 2 * count], raw[2 * count : 3 * count], raw[-1]
         dtype = gain.dtype
         wide = torch.float64 if gain.device.type != "mps" else dtype
-        outs, ins = [], []  # A^T Psi (..., outputs, inner) and Psi^-1 B (..., inner, inputs)
-        for shape, square, rest, psi in zip(self._shapes(), squares, rests, psis, strict=True):
-            out, into = _halves(cayley(square, rest).to(wide), shape)
-            scale = torch.exp(_PSI_LIMIT * torch.tanh(psi.to(wide) / _PSI_LIMIT))
-            outs.append(out * scale[..., None, :])
-            ins.append(into / scale[..., :, None])
+        layers = zip(self._shapes(), squares, rests, psis, strict=True)
+        outs, ins = zip(*(sides(*layer, wide) for layer in layers), strict=True)
         end = math.sqrt(2 * self.lipschitz * (1 - self._margin(dtype, wide)))
         weights = [end * ins[0]]
         weights += [2 * into @ out for out, into in zip(outs[:-1], ins[1:], strict=True)]
@@ -123,6 +119,16 @@ class SandwichBranch(DenseBranch):
         width = max(self.hidden)
         last, fold = torch.finfo(dtype).eps, torch.finfo(wide).eps
         return 4 * (len(self.hidden) + 1) * (last * (math.sqrt(width) + 4) + fold * width * math.sqrt(width))
+
+
+def sides(shape: tuple[int, int, int], square: Tensor, rest: Tensor, psi: Tensor, wide: torch.dtype) -> tuple[Tensor, Tensor]:
+    r"""The two sides :math:`A^T \Psi` (..., outputs, inner) and :math:`\Psi^{-1} B` (..., inner, inputs) of a sandwich layer.
+
+    ``shape`` is (inner, outputs, inputs). Cayley's transform is taken in the weights' own precision, the rest in ``wide``.
+    """
+    out, into = _halves(cayley(square, rest).to(wide), shape)
+    scale = torch.exp(_PSI_LIMIT * torch.tanh(psi.to(wide) / _PSI_LIMIT))
+    return out * scale[..., None, :], into / scale[..., :, None]
 
 
 def _halves(matrix: Tensor, shape: tuple[int, int, int]) -> tuple[Tensor, Tensor]:

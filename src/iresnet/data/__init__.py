@@ -1,4 +1,4 @@
-"""Data: toy sets with known densities, scikit-learn's digits, and tables from files.
+"""Data: toy sets with known densities, scikit-learn's digits, tables from files, and images.
 
 :func:`load` is the one entry; :func:`read_table`, :class:`Schema` and :mod:`iresnet.data.toy` are its parts.
 """
@@ -11,17 +11,20 @@ from .context import ContextColumn
 from .dataset import Dataset, Split
 from .diagnose import Diagnosis
 from .fitting import fit_schema
+from .images import Augmentation, ImageSchema, read_schema
 from .loading import BUILT_IN, load, load_rows
 from .schema import Schema
 from .tables import Table, read_table, split
-from .write import check_writable, write_columns
+from .write import check_writable, write_arrays, write_columns
 
 __all__ = [
     "BUILT_IN",
+    "Augmentation",
     "Column",
     "ContextColumn",
     "Dataset",
     "Diagnosis",
+    "ImageSchema",
     "Schema",
     "Split",
     "Table",
@@ -29,8 +32,10 @@ __all__ = [
     "fit_schema",
     "load",
     "load_rows",
+    "read_schema",
     "read_table",
     "split",
     "toy",
+    "write_arrays",
     "write_columns",
 ]

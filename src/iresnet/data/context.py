@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..errors import UserError
 
-__all__ = ["ContextColumn", "context_row", "fit_context", "level_text", "levels_of"]
+__all__ = ["Conditioned", "ContextColumn", "context_row", "fit_context", "level_text", "levels_of"]
 
 _MOST_LEVELS = 1000  # a class with more is an identifier, and its indicators would drown the model
 _FEW_LEVELS = 20  # whole numbers with at most this many values are taken as classes unless told otherwise
@@ -170,3 +170,38 @@ def context_row(columns: Sequence[ContextColumn], given: Mapping[str, Any]) -> T
     if not columns:
         return torch.zeros(0, dtype=torch.float64)
     return torch.cat([column.encode([given[column.name]])[0] for column in columns])
+
+
+class Conditioned:
+    """What schemas share that have a ``context``: columns that a density is given."""
+
+    context: tuple[ContextColumn, ...]
+
+    @property
+    def context_width(self) -> int:
+        """The length C of an encoded context row, 0 if unconditional."""
+        return sum(column.width for column in self.context)
+
+    def encode_context(self, values: Mapping[str, np.ndarray | Sequence[Any]]) -> Tensor | None:
+        """Context columns by name, each (N,), as numbers (N, C) float64; None if the schema has no context.
+
+        Raises
+        ------
+        UserError
+            If a column is missing, a class has an unknown level, or a number is not one.
+        """
+        if not self.context:
+            return None
+        for column in self.context:
+            if column.name not in values:
+                raise UserError(f"the model is conditional and needs the column {column.name}")
+        return torch.cat([column.encode(values[column.name]) for column in self.context], 1)
+
+    def context_row(self, given: Mapping[str, Any]) -> Tensor:
+        """One context row (C,) from pairs such as ``{"label": "3"}``; raises as :func:`context_row` does."""
+        return context_row(self.context, given)
+
+    def describe_context(self) -> list[str]:
+        """What the density is conditional on, in lines."""
+        told = [f"{len(column.levels)} levels" if column.levels else "a number" for column in self.context]
+        return [f"conditional on {column.name} ({many})" for column, many in zip(self.context, told, strict=True)]

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from .schema import Schema
+
+if TYPE_CHECKING:
+    from .images.schema import ImageSchema
 
 __all__ = ["Dataset", "Split"]
 
@@ -16,9 +20,9 @@ __all__ = ["Dataset", "Split"]
 class Split:
     """Rows of one part of the data.
 
-    ``values`` (N, d) float64 are in the user's units, not dequantised; ``context`` (N, C) float64 is encoded, None if
-    the data are unconditional; ``rows`` (N,) int64 are row numbers in the source, from 0; ``labels`` (N,) int64 are
-    positions in ``Dataset.levels``, None if there is no label.
+    ``values`` are in the user's units, not dequantised: (N, d) float64, or (N, C, H, W) uint8 for images; ``context`` (N, C)
+    float64 is encoded, None if the data are unconditional; ``rows`` (N,) int64 are row numbers in the source, from 0;
+    ``labels`` (N,) int64 are positions in ``Dataset.levels``, None if there is no label.
     """
 
     values: Tensor
@@ -35,41 +39,33 @@ class Dataset:
     """Training, validation and test rows with their schema.
 
     ``log_density(values, context=None)`` is the true log-density (N,) in nats where it is known: of the values, or
-    given the context if the data are conditional and it is passed. ``warnings`` call for a choice of the user's,
+    given the context if the data are conditional and it is passed. ``label`` names the classes and ``levels`` are what they are
+    called, whether or not anything is conditioned on them or predicts them. ``warnings`` call for a choice of the user's,
     ``notes`` do not.
     """
 
     name: str
-    kind: str  # "toy", "table" or "digits"
+    kind: str  # "toy", "table", "digits" or "images"
     train: Split
     validation: Split
     test: Split
-    schema: Schema
+    schema: Schema | ImageSchema
     warnings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    label: str | None = None
     levels: tuple[str, ...] = ()
     log_density: Callable[..., Tensor] | None = None
 
     @property
     def features(self) -> int:
-        """The number d of columns of the density."""
-        return len(self.schema.columns)
+        """The number d of dimensions of the density: columns, or pixels times channels."""
+        return self.schema.features
 
     def describe(self) -> str:
         """What was loaded, in a few lines."""
-        count = f"{self.features} column{'s' if self.features != 1 else ''}"
+        kind = "" if self.kind == "images" else f"{self.features} column{'s' if self.features != 1 else ''}; "
         sizes = f"{len(self.train)} training, {len(self.validation)} validation and {len(self.test)} test rows"
-        lines = [f"{self.name}: {count}; {sizes}"]
+        lines = [f"{self.name}: {kind}{sizes}"]
         if self.log_density is not None:
             lines.append("the true log-density is known")
-        for column in self.schema.columns:
-            if column.support != "real":
-                lines.append(f"{column.name} is {column.domain}")
-        if names := self.schema.dequantized:
-            shown = ", ".join(f"{c.name} ({c.resolution:g})" for c in self.schema.columns if c.resolution)
-            few = len(names) <= 8
-            lines.append(f"dequantised: {shown if few else f'{len(names)} columns, {names[0]} to {names[-1]}'}")
-        for column in self.schema.context:
-            many = f"{len(column.levels)} levels" if column.levels else "a number"
-            lines.append(f"conditional on {column.name} ({many})")
-        return "\n".join([*lines, *self.notes])
+        return "\n".join([*lines, *self.schema.describe(), *self.notes])

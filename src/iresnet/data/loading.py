@@ -1,4 +1,4 @@
-"""From a name or a path to a data set: toy sets, digits, and tables."""
+"""From a name or a path to a data set: toy sets, digits, tables, and images."""
 
 from __future__ import annotations
 
@@ -19,13 +19,15 @@ from .context import ContextColumn, fit_context, levels_of
 from .dataset import Dataset, Split
 from .diagnose import summarise
 from .fitting import context_names, fit_schema
+from .images import NAMES as IMAGE_NAMES
+from .images import ImageSchema, load_image_rows, load_images
 from .reading import ENDINGS, exists, read_columns
 from .schema import Schema
-from .tables import Table, build_table, split
+from .tables import Table, build_table, natural_label, split
 
 __all__ = ["BUILT_IN", "load", "load_rows"]
 
-BUILT_IN = tuple(sorted((*toy.NAMES, "digits")))
+BUILT_IN = tuple(sorted((*toy.NAMES, "digits", *IMAGE_NAMES)))
 _TOY_SIZES = 20_000, 5_000, 20_000
 _TEST_SEED = 2019  # of every toy test set, whatever the seed of the run, so that figures compare
 _MOST_LEVELS = 100  # of a label that came with the data: beyond, it is a target to predict and not a class
@@ -43,13 +45,16 @@ def load(
     support: Mapping[str, str] | None = None,
     dequantize: str | Mapping[str, float] | None = None,
     n: int | None = None,
+    predict: bool = False,
 ) -> Dataset:
-    """Load a built-in set, or a table by its path or by its name in the folder named by ``IRESNET_DATA``.
+    """Load a built-in set, or a table or images by path or by their name in the folder named by ``IRESNET_DATA``.
 
     ``label`` and ``context`` columns condition the density. ``support`` maps columns to ``"real"``, ``"positive"`` or
     ``"bounded:LOW:HIGH"``. ``dequantize`` is ``"none"`` (default for tables), ``"auto"`` or a resolution per column;
     digits are dequantised at 1 by default. ``n`` is the number of training points of a toy set (20,000 by default,
-    with 5,000 to validate and 20,000 to test), or how many rows of a table to use, drawn at random.
+    with 5,000 to validate and 20,000 to test), or how many rows of a table, or training images, to use,
+    drawn at random. With ``predict`` the label (``label``, or the one that came with the data) is what a classifier predicts, and
+    conditions nothing.
 
     Raises
     ------
@@ -59,23 +64,39 @@ def load(
     if seed < 0 or (n is not None and n < 1):
         raise UserError(f"the seed must not be negative and n must be at least 1, got seed={seed}, n={n}")
     name = os.fspath(name_or_path)
+    images = load_images(name, seed=seed, label=label, n=n, predict=predict) if name not in (*toy.NAMES, "digits") else None
+    if images is not None:
+        if columns is not None or drop or support or context or dequantize is not None or missing != "error":
+            raise UserError(
+                f"{name} holds images; --columns, --drop, --missing, --context, --support and --dequantize are for tables"
+            )
+        return images
     if name in toy.NAMES:
         if columns is not None or drop or support or dequantize not in (None, "none"):
             raise UserError(
                 f"{name} is a toy set of two real columns; --columns, --drop, --support and --dequantize are for tables"
             )
-        return _load_toy(name, seed, label, context, n or _TOY_SIZES[0])
+        return _load_toy(name, seed, label, context, n or _TOY_SIZES[0], predict)
     digits = name == "digits"
     source, found = ("digits", _digits()) if digits else _read(name)
     aside = list(context_names(context))
+    if predict and label in aside:
+        raise UserError(f"{label} cannot be given as context and be predicted; leave it out of --context")
+    if predict and label is None:
+        own = natural_label(source, found)
+        label = own if own not in {*(columns or ()), *drop, *aside} else None
+        if label is None:
+            there = ", ".join(list(found)[:12])
+            raise UserError(f"{source} names no classes: give --label COLUMN, which to predict; it has {there}")
     table = build_table(source, found, columns=columns, drop=drop, missing=missing, label=label, context=aside)
     if n is not None and n < len(table):
         table = table.take(np.sort(np.random.default_rng([seed, 1]).choice(len(table), n, replace=False)))
     if dequantize is None:
         dequantize = dict.fromkeys(table.names, 1.0) if digits else "none"
     parts = split(len(table), seed)
-    schema = fit_schema(table, parts[0], support=support, dequantize=dequantize, label=label, context=context)
-    levels, labels = _labels(table, schema, label)
+    given = None if predict else label
+    schema = fit_schema(table, parts[0], support=support, dequantize=dequantize, label=given, context=context)
+    own, levels, labels = _labels(table, label)
     encoded = schema.encode_context(table.aside)
     warnings = [] if digits and schema.discrete else summarise(table.diagnose(ignore=schema.dequantized))
     return Dataset(
@@ -86,15 +107,16 @@ def load(
         test=_split(table, parts[2], encoded, labels),
         schema=schema,
         warnings=warnings,
-        notes=list(table.notes),
+        notes=[*table.notes, *([f"{own} is predicted, one of {len(levels)} classes"] if predict and own else [])],
+        label=own,
         levels=levels,
     )
 
 
-def load_rows(name_or_path: str | os.PathLike[str], schema: Schema, *, missing: str = "error") -> Split:
+def load_rows(name_or_path: str | os.PathLike[str], schema: Schema | ImageSchema, *, missing: str = "error") -> Split:
     """Rows to score with a model: the columns and the context its schema asks for, found by name; others are ignored.
 
-    For a toy set these are its test points. A single row is enough.
+    For a toy set these are its test points, for images those of the test split where there is one. A single row is enough.
 
     Raises
     ------
@@ -102,6 +124,8 @@ def load_rows(name_or_path: str | os.PathLike[str], schema: Schema, *, missing: 
         If the data cannot be read, lack a column, or have missing values or unknown levels.
     """
     name = os.fspath(name_or_path)
+    if isinstance(schema, ImageSchema):
+        return load_image_rows(name, schema)
     wanted = [column.name for column in schema.context]
     if name in toy.NAMES:
         source, found = name, _toy_columns(name)
@@ -127,15 +151,13 @@ def _split(table: Table, part: Tensor, encoded: Tensor | None, labels: Tensor | 
     )
 
 
-def _labels(table: Table, schema: Schema, label: str | None) -> tuple[tuple[str, ...], Tensor | None]:
-    """The classes (N,) as positions in their levels: those of ``label``, or of the label that came with the data."""
-    if label is not None:
-        column = next(column for column in schema.context if column.name == label)
-    elif table.natural_label and len(np.unique(table.aside[table.natural_label])) <= _MOST_LEVELS:
-        column = ContextColumn(table.natural_label, levels_of(table.natural_label, table.aside[table.natural_label]))
-    else:
-        return (), None
-    return column.levels, torch.from_numpy(column.index(table.aside[column.name]))
+def _labels(table: Table, label: str | None) -> tuple[str | None, tuple[str, ...], Tensor | None]:
+    """Name, levels and classes (N,), as positions in the levels, of ``label`` or of the label that came with the data."""
+    name = label if label is not None else table.natural_label
+    if name is None or (label is None and len(np.unique(table.aside[name])) > _MOST_LEVELS):
+        return None, (), None
+    column = ContextColumn(name, levels_of(name, table.aside[name]))
+    return name, column.levels, torch.from_numpy(column.index(table.aside[name]))
 
 
 def _digits() -> dict[str, np.ndarray]:
@@ -154,9 +176,11 @@ def _toy_columns(name: str) -> dict[str, np.ndarray]:
     return {"x1": values[:, 0].numpy(), "x2": values[:, 1].numpy(), toy.label_name(name): own}
 
 
-def _load_toy(name: str, seed: int, label: str | None, context: Sequence[str], n: int) -> Dataset:
+def _load_toy(name: str, seed: int, label: str | None, context: Sequence[str], n: int, predict: bool) -> Dataset:
     own, classes = toy.label_name(name), toy.label_levels(name)
     asked = list(dict.fromkeys([*([label] if label is not None else []), *context_names(context)]))
+    if predict and own in context_names(context):
+        raise UserError(f"{own} cannot be given as context and be predicted; leave it out of --context")
     for given in asked:
         if given != own:
             raise UserError(f"{name} has no label or context column {given!r}; it has {own}")
@@ -166,7 +190,8 @@ def _load_toy(name: str, seed: int, label: str | None, context: Sequence[str], n
         column = ContextColumn(own, tuple(str(k) for k in range(classes)))
     else:
         column = fit_context(own, drawn[0][1].numpy(), np.arange(n), "number")
-    schema = Schema((Column("x1"), Column("x2")), (column,) if asked else ())
+    conditioned = bool(asked) and not predict
+    schema = Schema((Column("x1"), Column("x2")), (column,) if conditioned else ())
     train, validation, test = (
         Split(
             values,
@@ -182,7 +207,8 @@ def _load_toy(name: str, seed: int, label: str | None, context: Sequence[str], n
             return toy.log_density(name, values)
         return toy.log_density(name, values, torch.from_numpy(column.decode(context).astype(np.float64)))
 
-    return Dataset(name, "toy", train, validation, test, schema, levels=column.levels, log_density=log_density)
+    label, levels = (own if classes else None), column.levels
+    return Dataset(name, "toy", train, validation, test, schema, label=label, levels=levels, log_density=log_density)
 
 
 def _read(name: str) -> tuple[str, dict[str, np.ndarray]]:
@@ -203,7 +229,8 @@ def _read(name: str) -> tuple[str, dict[str, np.ndarray]]:
     known = [*BUILT_IN, *(file.stem for file in places)]
     near = difflib.get_close_matches(name, known, n=3)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
-    raise UserError(f"there is no data named {name!r}; {hint}built in are {', '.join(BUILT_IN)}; or give the path of a table")
+    built_in = ", ".join(BUILT_IN)
+    raise UserError(f"there is no data named {name!r}; {hint}built in are {built_in}; or give the path of a table or of images")
 
 
 def _places(folder: Path) -> list[Path]:

@@ -16,18 +16,17 @@ log p(v) = log p(z) + log_jacobian.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ..errors import UserError
 from .columns import SUPPORTS, Column, to_grid
-from .context import ContextColumn, context_row
+from .context import Conditioned, ContextColumn
 
 __all__ = ["Column", "Schema"]
 
@@ -35,7 +34,7 @@ _MARGIN = 1e-8  # keeps noise off 0 and 1, where a bounded column's logit, or ro
 
 
 @dataclass(frozen=True)
-class Schema:
+class Schema(Conditioned):
     """Columns in order, and the context they are conditioned on (empty: unconditional)."""
 
     columns: tuple[Column, ...]
@@ -47,9 +46,9 @@ class Schema:
         return tuple(column.name for column in self.columns)
 
     @property
-    def context_width(self) -> int:
-        """The length C of an encoded context row, 0 if unconditional."""
-        return sum(column.width for column in self.context)
+    def features(self) -> int:
+        """The number d of columns."""
+        return len(self.columns)
 
     @property
     def dequantized(self) -> tuple[str, ...]:
@@ -167,24 +166,14 @@ class Schema:
                 v[:, k] = to_grid(v[:, k], self.columns[k])
         return v
 
-    def encode_context(self, values: Mapping[str, np.ndarray | Sequence[Any]]) -> Tensor | None:
-        """Context columns by name, each (N,), as numbers (N, C) float64; None if the schema has no context.
-
-        Raises
-        ------
-        UserError
-            If a column is missing, a class has an unknown level, or a number is not one.
-        """
-        if not self.context:
-            return None
-        for column in self.context:
-            if column.name not in values:
-                raise UserError(f"the model is conditional and needs the column {column.name}")
-        return torch.cat([column.encode(values[column.name]) for column in self.context], 1)
-
-    def context_row(self, given: Mapping[str, Any]) -> Tensor:
-        """One context row (C,) from pairs such as ``{"label": "3"}``; raises as :func:`.context.context_row` does."""
-        return context_row(self.context, given)
+    def describe(self) -> list[str]:
+        """What is special about the columns and the context, in lines."""
+        lines = [f"{column.name} is {column.domain}" for column in self.columns if column.support != "real"]
+        if names := self.dequantized:
+            shown = ", ".join(f"{c.name} ({c.resolution:g})" for c in self.columns if c.resolution)
+            few = len(names) <= 8
+            lines.append(f"dequantised: {shown if few else f'{len(names)} columns, {names[0]} to {names[-1]}'}")
+        return lines + self.describe_context()
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON values."""

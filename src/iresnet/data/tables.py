@@ -16,7 +16,7 @@ from ..errors import UserError
 from .diagnose import Diagnosis, diagnose
 from .reading import NPZ_LABELS, is_number, read_columns
 
-__all__ = ["Table", "build_table", "known_names", "read_table", "split"]
+__all__ = ["Table", "build_table", "known_names", "natural_label", "read_table", "split"]
 
 _FEWEST_ROWS = 10  # below, a tenth of the rows is less than one
 
@@ -98,7 +98,7 @@ def build_table(
     if both:
         raise UserError(f"column {both[0]} cannot be label or context and also be in --columns or --drop")
     notes, unasked = [], None
-    natural = _natural_label(path, found)
+    natural = natural_label(path, found)
     if natural and natural not in {*set_aside, *(columns or ()), *drop}:
         set_aside.append(natural)
         unasked = natural
@@ -121,7 +121,7 @@ def build_table(
     return Table(path, tuple(names), values, aside, np.flatnonzero(keep), tuple(notes), unasked)
 
 
-def _natural_label(path: str, found: dict[str, np.ndarray]) -> str | None:
+def natural_label(path: str, found: dict[str, np.ndarray]) -> str | None:
     """The label an NPZ file carries beside its matrix by custom, or that of digits."""
     if not (path.lower().endswith(".npz") and "x0" in found) and path != "digits":
         return None

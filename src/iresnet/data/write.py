@@ -14,7 +14,7 @@ import numpy as np
 from ..errors import UserError
 from ..files import write_atomic
 
-__all__ = ["WRITABLE", "check_writable", "write_columns"]
+__all__ = ["WRITABLE", "check_writable", "write_arrays", "write_columns"]
 
 WRITABLE = (".csv", ".parquet", ".npz")
 
@@ -50,6 +50,11 @@ def write_columns(path: str | os.PathLike[str], columns: Mapping[str, Any]) -> P
     if any(array.dtype.kind == "O" for array in arrays.values()):
         raise UserError(f"{path}: the columns to write must hold numbers or text, not Python objects")
     return write_atomic(path, _npz(arrays) if ending == ".npz" else _arrow(arrays, ending))
+
+
+def write_arrays(path: str | os.PathLike[str], arrays: Mapping[str, Any]) -> Path:
+    """Write arrays or tensors of any shape as NPZ, by name. Raises UserError if the file cannot be written."""
+    return write_atomic(path, _npz({name: np.asarray(value) for name, value in arrays.items()}))
 
 
 def _arrow(arrays: dict[str, np.ndarray], ending: str) -> bytes:

@@ -13,7 +13,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Linearization", "linearize"]
+__all__ = ["Linearization", "Probed", "attachable", "linearize"]
+
+
+@dataclass(frozen=True)
+class Probed:
+    r"""A log-determinant estimated at a point, and what its gradient is made of.
+
+    ``total`` (B,) is the estimate. Its gradient is that of :math:`\langle w, J v \rangle` in the mean over m probes, with
+    w = ``left`` and v = ``right``, each (m, B, *) and constant, and with ``trace`` that of tr J besides. ``recompute`` keeps
+    these and x only, and computes all else again in the backward pass.
+    """
+
+    total: Tensor
+    left: Tensor
+    right: Tensor
+    trace: bool = False
+    recompute: bool = False
 
 
 @dataclass(frozen=True)
@@ -21,7 +37,9 @@ class Linearization:
     """The value of g at x (B, *) and products with its Jacobian J there.
 
     ``vjp`` and ``jvp`` take (B, *) or, for m products at once, (m, B, *). ``trace`` (B,) and ``jacobian`` (B, d, d) are None
-    where there is no cheap form.
+    where there is no cheap form. ``attach`` turns a :class:`Probed` estimate made without a graph into g(x) and the
+    log-determinant, differentiable once by x and by the function's tensors. ``core`` (B, r, r) with r < d has
+    det(I + core) = det(I + J).
     """
 
     value: Tensor
@@ -29,6 +47,8 @@ class Linearization:
     jvp: Callable[[Tensor], Tensor]
     trace: Callable[[], Tensor] | None = None
     jacobian: Callable[[], Tensor] | None = None
+    attach: Callable[[Probed], tuple[Tensor, Tensor]] | None = None
+    core: Callable[[], Tensor] | None = None
 
 
 def linearize(function: Callable[[Tensor], Tensor], x: Tensor) -> Linearization:
@@ -51,3 +71,14 @@ def linearize(function: Callable[[Tensor], Tensor], x: Tensor) -> Linearization:
         return torch.func.vmap(push)(vector) if vector.dim() > x.dim() else push(vector)
 
     return Linearization(value, vjp, jvp)
+
+
+def attachable(function: Any, x: Tensor) -> bool:
+    """Whether a graph is wanted and ``function`` makes it by ``attach``: an estimator then works without one.
+
+    Not under transforms of torch.func, which cannot look into the node, and not under autocast, which would not reach it.
+    """
+    if not (torch.is_grad_enabled() and getattr(function, "attaches", False)) or torch.is_autocast_enabled(x.device.type):
+        return False
+    transformed = torch._C._are_functorch_transforms_active()  # pyright: ignore[reportAttributeAccessIssue]
+    return not transformed and (x.requires_grad or any(tensor.requires_grad for tensor in function.tensors))

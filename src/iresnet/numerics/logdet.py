@@ -17,15 +17,15 @@ References
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from .linearize import Linearization, linearize
+from .linearize import Linearization, Probed, attachable, linearize
 from .noise import Noise
 
 __all__ = ["Estimate", "Exact", "LogDet", "dense_jacobian", "lipschitz_of", "series_tail", "truncation_bias"]
@@ -55,6 +55,12 @@ class Estimate:
         return Estimate(self.value + other, self.stderr, self.bias)
 
     @staticmethod
+    def total(parts: Sequence[Estimate]) -> Estimate:
+        """The sum of one or more independent estimates in a few operations, however many they are."""
+        value, stderr, bias = (torch.stack(column) for column in zip(*((p.value, p.stderr, p.bias) for p in parts), strict=True))
+        return Estimate(value.sum(0), torch.linalg.vector_norm(stderr, dim=0), bias.sum(0))
+
+    @staticmethod
     def sure(value: Tensor) -> Estimate:
         """A value in closed form."""
         zero = torch.zeros_like(value, requires_grad=False)
@@ -76,13 +82,26 @@ def lipschitz_of(function: Function) -> float:
 class Exact:
     """The full Jacobian and its determinant: no probes, cost d Jacobian products and an LU factorisation (d^3) a row.
 
+    Where the function offers a smaller matrix with the same determinant (a dense branch whose narrowest layer has r < d units),
+    that is taken, and r stands for d: wide data cost no more than narrow.
+
     The stated bias is an estimate of rounding: 8 d eps, over the geometric mean of the singular values of I + J where that is
     below one, since what is nearly singular loses digits. A large batch is taken in parts, which the backward pass computes
     again, so that memory stays bounded.
+
+    Parameters
+    ----------
+    recompute : where the branch has its gradient in closed form, keep only inputs and (I + J)^-1 for the backward pass, which
+        computes the rest again: less memory, and differentiable only once.
     """
 
+    recompute: bool = field(default=False, repr=False)
+
     def __call__(self, function: Function, x: Tensor, noise: Noise | None = None) -> tuple[Tensor, Estimate]:
-        rows = max(1, _ENTRIES // x[0].numel() ** 2) if len(x) else 1
+        size = min(x[0].numel(), getattr(function, "rank", math.inf)) if len(x) else 1
+        rows = max(1, _ENTRIES // int(size) ** 2)
+        if self.recompute and 0 < len(x) <= rows and size == x[0].numel() and attachable(function, x):
+            return self._attached(function, x)
         if len(x) <= rows or not (hasattr(function, "select") and hasattr(function, "linearize")):
             return self._at_once(function, x)
         bound: Any = function
@@ -97,22 +116,49 @@ class Exact:
             return self._at_once(function, x)
         return checkpoint(self._at_once, function, x, use_reentrant=False)  # type: ignore[return-value]
 
+    def _attached(self, function: Any, x: Tensor) -> tuple[Tensor, Estimate]:
+        r"""The same numbers; the gradient is that of :math:`\sum_i \langle (I+J)^{-T} e_i, J e_i \rangle` over the axes."""
+        with torch.no_grad():
+            at = linearize(function, x)
+            jacobian = at.jacobian() if at.jacobian is not None else dense_jacobian(at, x)
+            estimate = _determinant(jacobian)
+            size = jacobian.shape[-1]
+            # Row i of the inverse is (I + J)^-T e_i; the size undoes the mean over the axes.
+            left = (size * _inverse(jacobian)).transpose(0, 1).reshape(size, *x.shape)
+            axes = torch.eye(size, dtype=x.dtype, device=x.device).reshape(size, 1, *x.shape[1:]).expand_as(left)
+        image, value = at.attach(Probed(estimate.value, left, axes, False, True))  # type: ignore[misc]
+        return image, Estimate(value, estimate.stderr, estimate.bias)
+
     def _at_once(self, function: Function, x: Tensor) -> tuple[Tensor, Estimate]:
         at = linearize(function, x)
-        jacobian = at.jacobian() if at.jacobian is not None else dense_jacobian(at, x)
-        size = jacobian.shape[-1]
-        if size == 1:
-            slope = jacobian[:, 0, 0]
-            value = torch.log1p(torch.where(slope < -1, -2 - slope, slope))  # abs(1 + slope), also for what is not contractive
-        elif size == 2:  # LU of many 2 x 2 matrices costs more than everything else in a flow in the plane
-            (a, b), (c, d) = jacobian[:, 0].unbind(-1), jacobian[:, 1].unbind(-1)
-            value = torch.log(((1 + a) * (1 + d) - b * c).abs())
-        else:
-            eye = torch.eye(size, dtype=jacobian.dtype, device=jacobian.device)
-            value = torch.linalg.slogdet(eye + jacobian).logabsdet
-        zero = torch.zeros_like(value, requires_grad=False)
-        rounding = 8 * size * torch.finfo(x.dtype).eps * torch.exp((-value.detach() / size).clamp(min=0.0))
-        return at.value, Estimate(value, zero, rounding)
+        found = at.core or at.jacobian
+        return at.value, _determinant(found() if found is not None else dense_jacobian(at, x))
+
+
+def _determinant(jacobian: Tensor) -> Estimate:
+    """log abs det(I + J) (B,) of J (B, d, d)."""
+    size = jacobian.shape[-1]
+    if size == 1:
+        slope = jacobian[:, 0, 0]
+        value = torch.log1p(torch.where(slope < -1, -2 - slope, slope))  # abs(1 + slope), also for what is not contractive
+    elif size == 2:  # LU of many 2 x 2 matrices costs more than everything else in a flow in the plane
+        (a, b), (c, d) = jacobian[:, 0].unbind(-1), jacobian[:, 1].unbind(-1)
+        value = torch.log(((1 + a) * (1 + d) - b * c).abs())
+    else:
+        eye = torch.eye(size, dtype=jacobian.dtype, device=jacobian.device)
+        value = torch.linalg.slogdet(eye + jacobian).logabsdet
+    rounding = 8 * size * torch.finfo(jacobian.dtype).eps * torch.exp((-value.detach() / size).clamp(min=0.0))
+    return Estimate(value, torch.zeros_like(value, requires_grad=False), rounding)
+
+
+def _inverse(jacobian: Tensor) -> Tensor:
+    """(I + J)^-1 (B, d, d)."""
+    size = jacobian.shape[-1]
+    matrix = torch.eye(size, dtype=jacobian.dtype, device=jacobian.device) + jacobian
+    if size == 2:
+        (a, b), (c, d) = matrix[:, 0].unbind(-1), matrix[:, 1].unbind(-1)
+        return torch.stack((d, -b, -c, a), -1).div_((a * d - b * c)[:, None]).reshape(-1, 2, 2)
+    return torch.linalg.inv_ex(matrix).inverse  # a singular one has an infinite log-determinant, which training looks out for
 
 
 def dense_jacobian(at: Linearization, x: Tensor) -> Tensor:

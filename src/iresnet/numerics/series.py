@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
 from typing import Literal
@@ -23,15 +24,16 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .linearize import linearize
+from .linearize import Probed, attachable, linearize
 from .logdet import Estimate, Function, lipschitz_of, series_tail, truncation_bias
 from .noise import Noise
+from .probes import DISTRIBUTIONS, draw_probes, inner, stderr_of_mean
 
 __all__ = ["PowerSeries"]
 
 _CHOICES = {
     "roulette": (None, "geometric", "poisson", "adaptive"),
-    "distribution": ("rademacher", "gaussian"),
+    "distribution": DISTRIBUTIONS,
     "gradient": ("neumann", "series"),
     "product": ("vjp", "jvp"),
 }
@@ -55,6 +57,8 @@ class PowerSeries:
     first_trace : take tr J exactly where the branch offers it, which removes nearly all of the variance.
     gradient : "neumann", or "series" to differentiate every term (memory grows with them).
     product : Jacobian products from the left ("vjp") or the right ("jvp").
+    recompute : keep only inputs and probes for the backward pass, which computes the rest again; with Neumann gradients, of
+        branches that have theirs in closed form.
 
     Raises
     ------
@@ -71,6 +75,7 @@ class PowerSeries:
     first_trace: bool = True
     gradient: Literal["neumann", "series"] = "neumann"
     product: Literal["vjp", "jvp"] = "vjp"
+    recompute: bool = False
 
     def __post_init__(self) -> None:
         for name, known in _CHOICES.items():
@@ -89,69 +94,80 @@ class PowerSeries:
     def __call__(self, function: Function, x: Tensor, noise: Noise | None = None) -> tuple[Tensor, Estimate]:
         """g(x) and log det(I + dg/dx) for x (B, *); see :class:`~iresnet.numerics.logdet.LogDet`."""
         noise = noise or Noise()
-        at = linearize(function, x)
-        trace = at.trace() if self.first_trace and at.trace is not None else None
+        attached = self.gradient == "neumann" and attachable(function, x)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not attached):
+            at = linearize(function, x)
+            known_trace = self.first_trace and at.trace is not None
+            trace = at.trace() if known_trace and at.trace is not None else None
         product = at.vjp if self.product == "vjp" else at.jvp
-        probes = self._probes(x, noise)
+        probes = draw_probes(self.distribution, self.probes, x, noise)
         differentiable = torch.is_grad_enabled() and at.value.requires_grad
         with torch.set_grad_enabled(differentiable and self.gradient == "series"):
-            totals, weights, bias = self._sum(product, probes, trace is not None, lipschitz_of(function), noise.at(self.probes))
-        value, spread = totals.mean(0), totals.detach()
+            totals, weights, bias = self._sum(product, probes, known_trace, lipschitz_of(function), noise.at(self.probes))
+        image, value, spread = at.value, totals.mean(0), totals.detach()
         if differentiable and self.gradient == "neumann":
-            surrogate = _inner(product(weights), probes).mean(0)
+            surrogate = inner(product(weights), probes).mean(0)
             value = value + (surrogate - surrogate.detach())
         if trace is not None:
             value = value + trace
-        known = self.probes > 1 and self.roulette is None and spread.numel() > 0
-        stderr = spread.std(0) / math.sqrt(self.probes) if known else torch.full_like(spread[0], math.nan)
-        return at.value, Estimate(value, stderr, bias)
-
-    def _probes(self, x: Tensor, noise: Noise) -> Tensor:
-        """Random vectors (m, B, *) with mean zero and unit covariance."""
-        places = [noise.at(index) for index in range(self.probes)]
-        if self.distribution == "rademacher":
-            return torch.stack([place.signs(x) for place in places])
-        return torch.stack([place.normals(x) for place in places])
+        if attached and at.attach is not None:
+            sides = (weights, probes) if self.product == "vjp" else (probes, weights)
+            image, value = at.attach(Probed(value, *sides, known_trace, self.recompute))
+        stderr = stderr_of_mean(spread if self.roulette is None else spread[:1])
+        return image, Estimate(value, stderr, bias)
 
     def _sum(self, product, probes: Tensor, known_trace: bool, lipschitz: float, noise: Noise) -> tuple[Tensor, Tensor, Tensor]:  # noqa: ANN001
         """Per probe the series (m, B) and the Neumann weights (m, B, *); the bias (B,). An exact trace stands for k = 1 and 0."""
+        if self.roulette is not None:
+            return self._play(product, probes, known_trace, lipschitz, noise)
         size = math.prod(probes.shape[2:])
         length = probes.flatten(2).norm(dim=-1)
         totals = torch.zeros_like(length)
         weights = torch.zeros_like(probes) if known_trace else probes
         active = torch.ones_like(length, dtype=torch.bool)  # rows stop alone: a row's number must not depend on its batch
-        remainder, reached, left, vector = torch.full_like(length, math.inf), 1.0, 1.0, probes
+        remainder, vector = torch.full_like(length, math.inf), probes
         for step in count(1):
             vector = product(vector)
             if step > 1 or not known_trace:
-                totals = totals + torch.where(active, _inner(vector, probes) * ((-1) ** (step + 1) / (step * reached)), 0.0)
+                totals = totals + torch.where(active, inner(vector, probes) * ((-1) ** (step + 1) / step), 0.0)
             if self.gradient == "neumann":
                 mask = active.reshape(*active.shape, *[1] * (probes.dim() - 2))
-                weights = weights + torch.where(mask, vector * ((-1) ** step / reached), 0.0)
-            if self.roulette is None:
-                norm = vector.detach().flatten(2).norm(dim=-1)
-                remainder = torch.where(active, norm * length * _reach(lipschitz, step), remainder)
-                if self.terms is None:
-                    active = active & (remainder > self.tol)
-                if step == (self.terms or _limit(lipschitz)) or not bool(active.any()):
-                    bias = remainder.mean(0)
-                    # A row that stopped early has its own, smaller number of terms, for which the a priori bound is larger.
-                    return (
-                        totals,
-                        weights,
-                        bias.clamp(max=truncation_bias(lipschitz, step, size)) if self.terms else bias,
-                    )
-            elif step >= (self.terms or 1):
-                before = left
-                if self.roulette == "adaptive":
-                    norm = vector.detach().flatten(2).norm(dim=-1)
-                    shares = norm / length.clamp(min=torch.finfo(norm.dtype).tiny)
-                    left = min(left, float(shares.max()) if shares.numel() else 0.0)
-                shrunk = left / before if before > 0 else 0.0  # a branch that is still zero has nothing left
-                keep = self._survival(step - (self.terms or 1), lipschitz, shrunk)
-                if noise.at(step).uniform() >= keep:
-                    return totals, weights, torch.zeros_like(totals[0])
-                reached *= keep
+                weights = weights + torch.where(mask, vector * (-1) ** step, 0.0)
+            norm = vector.detach().flatten(2).norm(dim=-1)
+            remainder = torch.where(active, norm * length * _reach(lipschitz, step), remainder)
+            if self.terms is None:
+                active = active & (remainder > self.tol)
+            if step == (self.terms or _limit(lipschitz)) or not bool(active.any()):
+                bias = remainder.mean(0)
+                # A row that stopped early has its own, smaller number of terms, for which the a priori bound is larger.
+                return totals, weights, bias.clamp(max=truncation_bias(lipschitz, step, size)) if self.terms else bias
+        raise AssertionError("unreachable")
+
+    def _play(  # of the adaptive roulette's largest share the host hears at each term, for which it has to wait for a GPU
+        self, product: Callable[[Tensor], Tensor], probes: Tensor, known_trace: bool, lipschitz: float, noise: Noise
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What :meth:`_sum` returns, of a roulette."""
+        totals, always = torch.zeros_like(probes.flatten(2)[..., 0]), self.terms or 1
+        weights = torch.zeros_like(probes) if known_trace else probes
+        reached, left, vector = 1.0, 1.0, probes
+        for step in count(1):
+            vector = product(vector)
+            if step > 1 or not known_trace:
+                totals = totals.add(inner(vector, probes), alpha=(-1) ** (step + 1) / (step * reached))
+            if self.gradient == "neumann":
+                weights = weights.add(vector, alpha=(-1) ** step / reached)
+            if step < always:
+                continue
+            before = left
+            if self.roulette == "adaptive":
+                norm, length = (torch.linalg.vector_norm(one.flatten(2), dim=-1) for one in (vector.detach(), probes))
+                shares = norm / length.clamp(min=torch.finfo(norm.dtype).tiny)
+                left = min(left, float(shares.max())) if shares.numel() else 0.0  # no rows leave nothing
+            shrunk = left / before if before > 0 else 0.0  # a branch that is still zero has nothing left
+            keep = self._survival(step - always, lipschitz, shrunk)
+            if noise.at(step).uniform() >= keep:
+                return totals, weights, torch.zeros_like(totals[0])
+            reached *= keep
         raise AssertionError("unreachable")
 
     def _survival(self, index: int, lipschitz: float, shrunk: float) -> float:
@@ -167,11 +183,6 @@ class PowerSeries:
             return above[0] / (above[1] if index > 0 else 1.0)
         # A certified branch shrinks the probe at each term, so this ends; one without a certificate may not.
         return max(shrunk, 0.05) if lipschitz < 1 else min(max(shrunk, 0.05), 0.98)
-
-
-def _inner(left: Tensor, right: Tensor) -> Tensor:
-    """Inner products (m, B) of (m, B, *)."""
-    return (left * right).flatten(2).sum(-1)
 
 
 def _limit(lipschitz: float) -> int:

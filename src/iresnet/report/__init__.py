@@ -11,6 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from ..files import write_atomic
+from .classes import classification
 from .curves import curves
 from .folder import Run, read_run
 from .format import bound, count, duration, number, plus_minus
@@ -40,7 +41,7 @@ def write_report(folder: str | os.PathLike[str]) -> Path:
 
 
 def _page(run: Run) -> str:
-    parts = (headline, likelihood, pictures, certificate, roundtrip, curves, data, remake)
+    parts = (headline, classification, likelihood, pictures, certificate, roundtrip, curves, data, remake)
     title = f"{run.section('data').get('name', run.name)} \u2013 iresnet report"
     head = tag(
         "head",

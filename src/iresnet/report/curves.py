@@ -1,9 +1,10 @@
-"""The page's curves: training loss and validation log-likelihood over the steps."""
+"""The page's curves: training loss and the figures of validation over the steps."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from .charts import Line, line_chart, robust_range, running_median, thin
@@ -16,8 +17,9 @@ __all__ = ["curves"]
 
 
 def curves(run: Run) -> Html:
-    """Training loss and validation log-likelihood over the steps."""
-    charts = [chart for chart in (_loss_chart(run.train), _validation_chart(run)) if chart is not None]
+    """Training loss and the figures of validation over the steps."""
+    drawn = (_loss_chart(run.train), _validation_chart(run, _bits_per_dim(run) or _LOG_PROB), _validation_chart(run, _ERROR))
+    charts = [chart for chart in drawn if chart is not None]
     if not charts:
         return section("Training", absent("No metrics have been written yet: they appear with the first logged step."))
     return section("Training", tag("div", charts, class_="side-by-side"))
@@ -45,40 +47,70 @@ def _loss_chart(records: Sequence[Mapping[str, Any]]) -> Html | None:
     return figure(chart, "; ".join(notes) + ".")
 
 
-def _validation_chart(run: Run) -> Html | None:
-    records = [m for m in run.validation if math.isfinite(as_float(m.get("log_prob")))]
+@dataclass(frozen=True)
+class _Figure:
+    """What is drawn of the validation records: a key, those of its errors, its name, unit and scale, and which way is better."""
+
+    key: str
+    errors: tuple[str, ...]
+    name: str
+    unit: str
+    scale: float = 1.0
+    higher: bool = True
+    from_zero: bool = False
+
+
+_LOG_PROB = _Figure("log_prob", ("stderr_data", "stderr_estimator"), "log-likelihood", "nats a row")
+_ERROR = _Figure("error", ("stderr_error",), "error rate", "per cent", 100.0, higher=False, from_zero=True)
+
+
+def _bits_per_dim(run: Run) -> _Figure | None:
+    """The log-likelihood of images in the unit that is usual for them."""
+    data = run.section("data")
+    size = math.prod(data.get("shape") or [0])
+    if data.get("kind") != "images" or not size:
+        return None
+    return _Figure("log_prob", _LOG_PROB.errors, "bits per dimension", "bits/dim", -1 / (size * math.log(2)), higher=False)
+
+
+def _validation_chart(run: Run, figure_: _Figure) -> Html | None:
+    key, scale, unit = figure_.key, figure_.scale, figure_.unit
+    records = [m for m in run.validation if math.isfinite(as_float(m.get(key)))]
     if not records:
         return None
     x = [float(m["step"]) for m in records]
-    y = [float(m["log_prob"]) for m in records]
+    y = [scale * float(m[key]) for m in records]
+    each = [tuple(abs(scale) * as_float(m.get(name)) for name in figure_.errors) for m in records]
     # Twice the root of both variances: the usual 95 % band. An unknown error adds nothing, and the caption says so.
-    errors = [2 * math.hypot(*(e for e in _errors(m) if math.isfinite(e))) for m in records]
-    labels = [f"step {count(m['step'])}: {plus_minus(m['log_prob'], *_errors(m))}" for m in records]
-    truth = as_float((run.evaluation or {}).get("true_log_density"))
+    errors = [2 * math.hypot(*(e for e in known if math.isfinite(e))) for known in each]
+    labels = [f"step {count(m['step'])}: {plus_minus(v, *e)}" for m, v, e in zip(records, y, each, strict=True)]
+    truth = as_float((run.evaluation or {}).get("true_log_density")) if figure_.higher else math.nan
     reference = ("true log-density of the test points", truth) if math.isfinite(truth) else None
-    low, high = robust_range(y, "low")
-    below = sum(v < low for v in y)
-    low = low if below else min(v - e for v, e in zip(y, errors, strict=True))  # the band too, unless some are cut anyway
-    high = max([v + e for v, e in zip(y, errors, strict=True) if v >= low] + [truth] * (reference is not None))
+    low, high = robust_range(y, "low" if figure_.higher else "high")
+    cut = sum(v < low if figure_.higher else v > high for v in y)
+    inside = [(v, e) for v, e in zip(y, errors, strict=True) if low <= v <= high]
+    if figure_.higher:
+        low = low if cut else min(v - e for v, e in inside)  # the band too, unless some are cut anyway
+        high = max([v + e for v, e in inside] + [truth] * (reference is not None))
+    else:
+        low = 0.0 if figure_.from_zero else min(v - e for v, e in inside)
+        high = high if cut else max(v + e for v, e in inside)
     best, mark = run.best(), None
-    notes = ["Validation log-likelihood in nats a row, with a band of two standard errors, finite set and estimator together"]
+    both = "finite set and estimator together" if len(figure_.errors) > 1 else "of the finite set"
+    notes = [f"Validation {figure_.name}{'' if figure_.scale < 0 else f' in {unit}'}, with a band of two standard errors, {both}"]
     if best is not None:
-        mark = (float(best["step"]), float(best["log_prob"]), f"best: step {count(best['step'])}")
+        mark = (float(best["step"]), scale * float(best[key]), f"best: step {count(best['step'])}")
         notes.append(f"the ring is the best, at step {count(best['step'])}")
-    notes += [f"{below} early point{'s' * (below > 1)} below the plot"] if below else []
-    notes += ["unknown errors are not in the band"] if any(math.isnan(e) for m in records for e in _errors(m)) else []
-    description = f"Validation log-likelihood at {len(y)} steps, from {number(y[0])} to {number(y[-1])} nats a row."
+    notes += [f"{cut} early point{'s' * (cut > 1)} {'below' if figure_.higher else 'above'} the plot"] if cut else []
+    notes += ["unknown errors are not in the band"] if any(math.isnan(e) for known in each for e in known) else []
+    description = f"Validation {figure_.name} at {len(y)} steps, from {number(y[0])} to {number(y[-1])} {unit}."
     chart = line_chart(
         [Line(x, y, "held", errors, labels)],
         description=description,
         x_label="step",
-        y_label="nats a row",
+        y_label=unit,
         y_range=(low, high),
         reference=reference,
         mark=mark,
     )
     return figure(chart, "; ".join(notes) + ".")
-
-
-def _errors(record: Mapping[str, Any]) -> tuple[float, float]:
-    return as_float(record.get("stderr_data")), as_float(record.get("stderr_estimator"))

@@ -63,11 +63,17 @@ class Run:
         """Log-likelihoods of the baselines in nats a row, by name."""
         return {name: as_float(value) for name, value in self.measured("baselines").items()}
 
+    @property
+    def task(self) -> str:
+        """What was trained for."""
+        return str(self.run.get("task", "density"))
+
     def best(self) -> dict[str, Any] | None:
-        """The validation record marked as best last, or the largest where none is marked."""
-        finite = [m for m in self.validation if math.isfinite(as_float(m.get("log_prob")))]
+        """The validation record marked as best last, or that of the largest log-density where none is marked."""
+        figure = "error" if self.task == "classify" else "log_prob"
+        finite = [m for m in self.validation if math.isfinite(as_float(m.get(figure)))]
         marked = [m for m in finite if m.get("best")]
-        return marked[-1] if marked else max(finite, key=lambda m: m["log_prob"], default=None)
+        return marked[-1] if marked else max(finite, key=lambda m: as_float(m.get("log_prob")), default=None)
 
 
 def read_run(folder: str | os.PathLike[str]) -> Run:

@@ -58,6 +58,9 @@ def certificate(run: Run) -> Html:
 
 
 def _sentence(holds: bool, blocks: Sequence[Mapping[str, Any]]) -> Html:
+    if not blocks and not holds:
+        words = "Not guaranteed: this is an ordinary ResNet, and nothing says that it has an inverse."
+        return tag("p", words, class_="verdict bad")
     if not blocks:
         return tag("p", "The flow has no residual blocks, so there is nothing to certify.")
     broken = [block for block in blocks if not _contracts(block)]
@@ -119,8 +122,10 @@ def _names(blocks: Sequence[Mapping[str, Any]]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
-def roundtrip(run: Run) -> Html:
-    """How far decode(encode(x)) is from x, and encode(decode(z)) from z."""
+def roundtrip(run: Run) -> Html | None:
+    """How far decode(encode(x)) is from x, and encode(decode(z)) from z; None for a network that has no inverse."""
+    if run.certificate is not None and not _blocks(run.certificate) and not run.certificate.get("holds"):
+        return None
     found = (run.evaluation or {}).get("roundtrip")
     if not isinstance(found, Mapping):
         return section("Round trip", absent("Not measured yet. Measure it with", f"iresnet reconstruct {run.name}"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from .classes import error_tile
 from .folder import Run
 from .format import as_float, count, duration, number, plus_minus, upper
 from .guarantees import guaranteed
@@ -12,14 +13,16 @@ from .parts import tile
 
 __all__ = ["headline"]
 
-_TASKS = {"density": "Density estimation"}
+_TASKS = {"density": "Density estimation", "classify": "Classification", "hybrid": "Density and classification"}
 
 
 def headline(run: Run) -> Html:
     """What was trained, on what, how long, and the figures worth seeing first."""
     data, model, machine, rows = run.section("data"), run.section("model"), run.section("machine"), run.rows()
-    task = _TASKS.get(str(run.run.get("task")), str(run.run.get("task", "Training")))
-    parts = [f"{task} with an invertible residual network: {model.get('recipe', 'a flow')}"]
+    task = _TASKS.get(run.task, run.task)
+    kind = "an unconstrained residual network" if model.get("family") == "free" else "an invertible residual network"
+    kind = "an ordinary ResNet" if "resnet" in str(model.get("recipe")) else kind
+    parts = [f"{task} with {kind}: {model.get('recipe', 'a flow')}"]
     parts += [f" with {count(model['parameters'])} parameters"] if "parameters" in model else []
     parts += [f", trained for {count(run.run['steps'])} steps"] if "steps" in run.run else []
     parts += [f" on {count(rows['train'])} rows"] if "train" in rows else []
@@ -62,8 +65,16 @@ def _main_tile(run: Run) -> Html:
             kind = f"{unit}; standard error from the finite {evaluation.get('split', 'held-out')} set of {rows}"
             doubt = "; see the warnings about the data below before trusting it" if run.section("data").get("warnings") else ""
             return tile(title, _with_errors(found), f"{kind}{_remainder(found)}{doubt}", main=True)
+    if (wrong := error_tile(run, main=True)) is not None:
+        return wrong
     best = run.best()
     command = tag("code", f"iresnet evaluate {run.name}")
+    if run.task == "classify":
+        if best is None:
+            return tile("Error rate", "not yet known", ["measure it with ", command], main=True)
+        shown = plus_minus(100 * best["error"], 100 * as_float(best.get("stderr_error")))
+        note = [f"of validation rows, at step {count(best['step'])}; for the test set run ", command]
+        return tile("Validation error rate", f"{shown} %", note, main=True)
     if best is None:
         return tile("Held-out log-likelihood", "not yet known", ["measure it with ", command], main=True)
     note = [f"nats a row, at step {count(best['step'])}; for the test set run ", command]
@@ -87,7 +98,8 @@ def _remainder(found: dict) -> str:
 
 
 def _other_tiles(run: Run) -> list[Html]:
-    tiles = []
+    both = run.task == "hybrid" and bool(run.measured("log_prob"))
+    tiles = [found for found in (error_tile(run) if both else None,) if found is not None]
     above, trip = run.measured("nats_above_truth"), run.measured("roundtrip")
     if above:
         shown = plus_minus(above.get("value"), above.get("stderr"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
+import re
 
 from .folder import Run
 from .format import as_float, count, number, plus_minus, rounded, upper
@@ -17,13 +18,22 @@ _CAPTIONS = {
     "density": "The data, samples drawn from the flow, and the density it has learned, linear and logarithmic.",
     "pairs": "Data and samples drawn from the flow, in every pair of columns; on the diagonal each column's histogram. "
     "Axes span the middle 99 %.",
-    "images": "Images from the data and images drawn from the flow.",
+    "confusion": "Who is taken for whom: rows are true classes, columns predicted ones; mistakes are orange, on a root scale.",
+    "samples": "Images from the data and images drawn from the flow.",
+    "samples-by-class": "Images drawn from the flow, one row of them for each class.",
+    "neighbours": "Above, images drawn from the flow; below each, the three training images nearest to it in pixels: a flow that "
+    "only remembered would show the same image twice.",
+    "reconstruction": "Above, held-out images; in the middle their latents, from -3 (black) to 3 (white); below, what the "
+    "inverse makes of these.",
+    "interpolation": "In each row the way from one held-out image to another through latent space.",
 }
 
 
-def likelihood(run: Run) -> Html:
-    """The held-out figures, each with the estimator's error, the finite set's error and the bias."""
+def likelihood(run: Run) -> Html | None:
+    """The held-out figures, each with the estimator's error, the finite set's error and the bias; None without a density."""
     evaluation = run.evaluation
+    if run.task == "classify":
+        return None
     if evaluation is None:
         missing = absent("Not evaluated yet. Measure it with", f"iresnet evaluate {run.name}")
         return section("Held-out likelihood", missing)
@@ -63,8 +73,10 @@ def likelihood(run: Run) -> Html:
 def pictures(run: Run) -> Html:
     """Samples beside data."""
     shown = []
-    for picture in run.pictures:
-        caption = _CAPTIONS.get(picture.name, picture.name.replace("_", " ").replace("-", " ").capitalize() + ".")
+    order = {name: place for place, name in enumerate(_CAPTIONS)}
+    for picture in sorted(run.pictures, key=lambda picture: (order.get(picture.name, len(order)), picture.name)):
+        told = re.sub(r"\b0+(?=\d)", "", picture.name.replace("_", " ").replace("-", " "))
+        caption = _CAPTIONS.get(picture.name, told.capitalize() + ".")
         source = "data:image/png;base64," + base64.b64encode(picture.png).decode("ascii")
         alt = f"{caption} Data: {run.section('data').get('name', run.name)}."
         image = tag("img", src=source, alt=alt, width=picture.width, height=picture.height)
@@ -74,7 +86,7 @@ def pictures(run: Run) -> Html:
     if run.samples:
         files = join([tag("code", name) for name in run.samples], ", ")
         shown.append(tag("p", "Samples drawn from the flow are in ", files, "."))
-    return section("Samples beside data", shown)
+    return section("Pictures" if run.task == "classify" else "Samples beside data", shown)
 
 
 def data(run: Run) -> Html:

@@ -1,8 +1,11 @@
 """Floor 3: runs. Training into a folder, and every question that can be asked of what lies there."""
 
-from .answers import certify_run, evaluate_run, reconstruct_run
+from .answers import certify_run, reconstruct_run
+from .between import interpolate_run
+from .evaluating import evaluate_run
 from .folder import RunFolder, load_dataset
-from .sampling import sample_run, score_run
+from .sampling import sample_run
+from .scoring import score_run
 from .showing import draw
 from .training import Outcome, train_run
 
@@ -12,6 +15,7 @@ __all__ = [
     "certify_run",
     "draw",
     "evaluate_run",
+    "interpolate_run",
     "load_dataset",
     "reconstruct_run",
     "sample_run",

@@ -21,9 +21,10 @@ from typing import Any
 
 import torch
 
-from ..checkpoint import load, load_extra
+from ..checkpoint import Network, load, load_extra
+from ..classifier import Classifier
 from ..config import Config, build_config, to_toml
-from ..data import Dataset, Schema
+from ..data import Dataset, ImageSchema, Schema, read_schema
 from ..data import load as load_data
 from ..errors import UserError
 from ..files import read_json, write_atomic, write_json
@@ -150,10 +151,37 @@ class RunFolder:
             )
         return dataset
 
-    def flow(self) -> tuple[Flow, Schema]:
-        """The best weights, in evaluation mode, and the schema of their table."""
-        flow = load(self.path)
-        return flow, Schema.from_dict(load_extra(self.path)["schema"])
+    def network(self) -> tuple[Network, Schema | ImageSchema]:
+        """The best weights, in evaluation mode, and the schema of their data."""
+        return load(self.path), read_schema(load_extra(self.path)["schema"])
+
+    def flow(self) -> tuple[Flow, Schema | ImageSchema]:
+        """As :meth:`network`, for a question that only a network with a density answers.
+
+        Raises
+        ------
+        UserError
+            If the run was trained to classify alone.
+        """
+        network, schema = self.network()
+        if isinstance(network, Classifier) and self.config().task == "hybrid":
+            return network.flow, schema
+        if not isinstance(network, Flow):
+            raise UserError(f"{self.path} was trained to classify: it has no density and no samples; train with --task hybrid")
+        return network, schema
+
+    def classes(self) -> tuple[str, tuple[str, ...]]:
+        """The name of what a classifier predicts, and its levels.
+
+        Raises
+        ------
+        UserError
+            If the run does not classify.
+        """
+        found = load_extra(self.path).get("classes")
+        if found is None:
+            raise UserError(f"{self.path} was trained for density and predicts no classes; train with --task classify or hybrid")
+        return found["name"], tuple(found["levels"])
 
 
 def load_dataset(config: Config) -> Dataset:
@@ -170,6 +198,7 @@ def load_dataset(config: Config) -> Dataset:
         support=data.support,
         dequantize=data.dequantize,
         n=data.n,
+        predict=config.task != "density",
     )
 
 
@@ -179,15 +208,18 @@ def fingerprint(dataset: Dataset) -> str | None:
         return None
     found = hashlib.sha256()
     for part in (dataset.train, dataset.validation, dataset.test):
-        found.update(part.rows.numpy().tobytes() + part.values.numpy().tobytes())
+        found.update(part.rows.numpy().data)
+        found.update(part.values.contiguous().numpy().data)
         if part.context is not None:
             classes = [text for column in dataset.schema.context for text in [bool(column.levels)] * column.width]
             found.update(part.context[:, torch.tensor(classes)].to(torch.uint8).numpy().tobytes())
+        if part.labels is not None:
+            found.update(part.labels.numpy().tobytes())
     return found.hexdigest()
 
 
-def rows_of(dataset: Dataset, split: str) -> Rows:
-    """One split ("train", "validation" or "test") as a task's rows.
+def rows_of(dataset: Dataset, split: str, *, settled: bool = False) -> Rows:
+    """One split ("train", "validation" or "test") as a task's rows; ``settled`` as in :class:`Rows`.
 
     Raises
     ------
@@ -197,7 +229,7 @@ def rows_of(dataset: Dataset, split: str) -> Rows:
     part = getattr(dataset, split)
     if len(part) == 0:
         raise UserError(f"{dataset.name} has no {split} rows: it is too small to be split; add rows")
-    return Rows(part.values, part.context, dataset.schema, part.rows)
+    return Rows(part.values, part.context, dataset.schema, part.rows, part.labels, settled)
 
 
 def machine(device: torch.device) -> dict[str, Any]:

@@ -1,9 +1,9 @@
-"""Rows out of a run: new ones, and the densities of given ones."""
+"""New rows out of a run."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +11,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data import Schema, check_writable, load_rows, write_columns
+from ..classifier import Classifier
+from ..data import ImageSchema, Schema, check_writable, write_arrays, write_columns
 from ..errors import UserError
-from ..literals import parse_logdet, parse_solver
+from ..literals import parse_solver
+from ..numerics.fixed_point import Solver
 from ..numerics.noise import Noise
-from ..tasks.density import score
-from ..tasks.rows import Rows
+from ..pictures import sheet
 from .folder import RunFolder
 
-__all__ = ["draw_rows", "sample_run", "score_run"]
+__all__ = ["draw_rows", "sample_run", "spare_inputs", "write_images"]
 
 Progress = Callable[[int], None]
-_CHUNK = 2048
+_CHUNK, _ENTRIES = 2048, 2**18  # rows inverted at once, and numbers
 
 
 def sample_run(
@@ -33,17 +34,20 @@ def sample_run(
     context: Sequence[str] = (),
     seed: int = 0,
     continuous: bool = False,
+    temperature: float = 1.0,
     solver: str | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Draw ``count`` rows in the user's units and write them to ``out`` (.csv, .parquet or .npz).
+    """Draw ``count`` rows in the user's units and write them to ``out`` (.csv, .parquet or .npz; images .npz or .png).
 
     Row i is a function of (seed, i): a longer run begins with the rows of a shorter one.
 
     Parameters
     ----------
-    context : ``column=value`` for a conditional model; without it, contexts are drawn from the training rows and written too.
+    context : ``column=value`` for a conditional model, or the class of a hybrid one; without it, contexts are drawn from the
+        training rows and written too.
     continuous : keep dequantised columns continuous instead of putting them back on their levels.
+    temperature : by which latents' distances from the base's center are multiplied; below 1 for likelier rows, of less variety.
 
     Raises
     ------
@@ -54,19 +58,44 @@ def sample_run(
     """
     if count < 1:
         raise UserError(f"-n must be at least 1, got {count}")
-    _spare_inputs(folder, out)
+    spare_inputs(folder, out)
     values, contexts, schema = draw_rows(
-        folder, count, context=context, seed=seed, continuous=continuous, solver=solver, progress=progress
+        folder,
+        count,
+        context=context,
+        seed=seed,
+        continuous=continuous,
+        temperature=temperature,
+        solver=solver,
+        progress=progress,
     )
+    if isinstance(schema, ImageSchema):
+        write_images(out, values, schema, more=_context_columns(schema, contexts))
+        return {"rows": count, "shape": list(schema.shape), "out": str(out), "seed": seed}
     columns: dict[str, Any] = {name: values[:, place].numpy() for place, name in enumerate(schema.names)}
     columns |= _context_columns(schema, contexts)
     write_columns(out, columns)
     return {"rows": count, "columns": list(columns), "out": str(out), "seed": seed}
 
 
-def _spare_inputs(folder: RunFolder, out: str | Path, data: str | None = None) -> None:
-    """Refuse an ``out`` that cannot be written in its format, or that would overwrite the table it comes from."""
-    check_writable(out)
+def write_images(
+    out: str | Path, images: Tensor, schema: ImageSchema, *, columns: int | None = None, more: Mapping[str, Any] | None = None
+) -> None:
+    """Images (N, C, H, W) as a picture of all of them (.png), or as the array (N, H, W) or (N, H, W, C), ``more`` beside it."""
+    if Path(out).suffix.lower() == ".png":
+        sheet(out, images, columns, levels=schema.levels)
+        return
+    plain = images[:, 0] if images.shape[1] == 1 else images.permute(0, 2, 3, 1)
+    write_arrays(out, {"images": plain.contiguous()} | dict(more or {}))
+
+
+def spare_inputs(folder: RunFolder, out: str | Path, data: str | None = None) -> None:
+    """Refuse an ``out`` that cannot be written in its format, or that would overwrite the data it comes from."""
+    if folder.status()["data"].get("kind") == "images" and data is None:
+        if Path(out).suffix.lower() not in (".png", ".npz"):
+            raise UserError(f"{out} ends in {Path(out).suffix or 'nothing'}; images are written as .npz or as one picture, .png")
+    else:
+        check_writable(out)
     known = [Path(path) for path in (data, folder.status().get("data", {}).get("path")) if path is not None]
     if Path(out).exists() and any(path.exists() and path.samefile(out) for path in known):
         raise UserError(f"--out {out} is the table that was read; choose another file, so that it is not overwritten")
@@ -79,25 +108,57 @@ def draw_rows(
     context: Sequence[str] = (),
     seed: int = 0,
     continuous: bool = False,
+    temperature: float = 1.0,
     solver: str | None = None,
     progress: Progress | None = None,
-) -> tuple[Tensor, Tensor | None, Schema]:
+) -> tuple[Tensor, Tensor | None, Schema | ImageSchema]:
     """The rows (count, d) of :func:`sample_run`, their encoded contexts (count, C) or None, and the schema."""
     flow, schema = folder.flow()
     chosen = parse_solver(solver) if solver else flow.solver
+    context, label = _class_given(folder, context)
+    if not temperature > 0 or (temperature != 1 and label is not None):
+        told = "is for latents of the base, not of a class of a hybrid model" if temperature > 0 else "must be positive"
+        raise UserError(f"--temperature {temperature:g} {told}")
     contexts = _contexts(folder, schema, context, count, seed)
     values = []
-    for start in range(0, count, _CHUNK):
-        rows = torch.arange(start, min(start + _CHUNK, count))
-        part = None if contexts is None else contexts[rows]
-        x = flow.sample(len(rows), part, solver=chosen, noise=Noise(seed, rows))
-        values.append(schema.decode(x.double(), continuous=continuous))
-        if progress is not None:
-            progress(len(rows))
+    with torch.no_grad():
+        size = max(16, min(_CHUNK, _ENTRIES // math.prod(flow.shape)))
+        for start in range(0, count, size):
+            rows = torch.arange(start, min(start + size, count))
+            part = None if contexts is None else contexts[rows]
+            if label is None:
+                bound = flow.bind(part)
+                x = bound.decode(bound.latents(len(rows), Noise(seed, rows), temperature), solver=chosen)
+            else:
+                x = _of_class(folder, label, part, chosen, Noise(seed, rows))
+            values.append(schema.decode(x.double(), continuous=continuous))
+            if progress is not None:
+                progress(len(rows))
     return torch.cat(values), contexts, schema
 
 
-def _contexts(folder: RunFolder, schema: Schema, given: Sequence[str], count: int, seed: int) -> Tensor | None:
+def _class_given(folder: RunFolder, given: Sequence[str]) -> tuple[list[str], int | None]:
+    """What is given of the context alone, and the class that a hybrid model is asked for."""
+    if folder.config().task != "hybrid":
+        return list(given), None
+    name, levels = folder.classes()
+    asked = [text.partition("=")[2] for text in given if text.partition("=")[0] == name]
+    if any(level not in levels for level in asked):
+        raise UserError(f"--context {name}={asked[-1]}: the classes of {name} are {', '.join(levels[:20])}")
+    return [text for text in given if text.partition("=")[0] != name], levels.index(asked[-1]) if asked else None
+
+
+def _of_class(folder: RunFolder, label: int, context: Tensor | None, solver: Solver, noise: Noise) -> Tensor:
+    """Rows of one class of a hybrid model's joint density."""
+    network, _ = folder.network()
+    assert isinstance(network, Classifier) and noise.rows is not None
+    try:
+        return network.sample(label, len(noise.rows), context, solver=solver, noise=noise)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def _contexts(folder: RunFolder, schema: Schema | ImageSchema, given: Sequence[str], count: int, seed: int) -> Tensor | None:
     if not schema.context:
         if given:
             raise UserError("this model is unconditional; leave --context out, or train with --label or --context COLUMN")
@@ -116,51 +177,8 @@ def _contexts(folder: RunFolder, schema: Schema, given: Sequence[str], count: in
     return train[(uniform * len(train)).long()]
 
 
-def _context_columns(schema: Schema, contexts: Tensor | None) -> dict[str, np.ndarray]:
+def _context_columns(schema: Schema | ImageSchema, contexts: Tensor | None) -> dict[str, np.ndarray]:
     if contexts is None:
         return {}
     parts = contexts.split([column.width for column in schema.context], 1)
     return {column.name: column.decode(part) for column, part in zip(schema.context, parts, strict=True)}
-
-
-def score_run(
-    folder: RunFolder,
-    data: str,
-    out: str | Path,
-    *,
-    logdet: str | None = None,
-    missing: str = "error",
-    draws: int = 8,
-    progress: Progress | None = None,
-) -> dict[str, Any]:
-    """log p of every row of ``data``, in the user's units, written to ``out`` in order with columns log_prob and stderr.
-
-    Where columns hold levels, log p is the mean over ``draws`` of their dequantisation noise, and the standard error is of that.
-
-    A row's number is a function of (the run's seed, its row number): the same in any batch. Where ``missing`` is "drop", a
-    further column ``row`` says which rows of ``data``, counted from 0, were scored.
-
-    Raises
-    ------
-    UserError
-        For data without the model's columns, values outside their support, a bad ending, or no draws.
-    """
-    if draws < 1:
-        raise UserError(f"--draws must be at least 1, got {draws}")
-    _spare_inputs(folder, out, data)
-    flow, schema = folder.flow()
-    config = folder.config()
-    part = load_rows(data, schema, missing=missing)
-    rows = Rows(part.values, part.context, schema, part.rows)
-    named = logdet or config.evaluate.logdet
-    estimator = parse_logdet(named) if named else flow.eval_logdet
-    size, seed = config.evaluate.batch_size, config.seed
-    found = list(score(flow, rows, logdet=estimator, batch_size=size, seed=seed, draws=draws, progress=progress))
-    value = torch.cat([item[1] for item in found])
-    stderr = torch.cat([item[2] for item in found])
-    which = {"row": part.rows.numpy()} if missing == "drop" else {}
-    write_columns(out, which | {"log_prob": value.numpy(), "stderr": stderr.numpy()})
-    spread = float(value.std()) / math.sqrt(len(value)) if len(value) > 1 else math.nan
-    errors = {"stderr_data": spread, "stderr_estimator": float(stderr.square().sum().sqrt()) / len(value)}
-    told = {"rows": len(value), "mean_log_prob": float(value.mean()), **errors}
-    return told | {"out": str(out), "logdet": repr(estimator)}

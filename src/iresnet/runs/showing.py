@@ -5,21 +5,61 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..data import ContextColumn, Schema
+from ..data import ContextColumn, ImageSchema, Schema
+from ..errors import UserError
 from ..flow import Flow
-from ..pictures import density_2d, image_grid, pairs
+from ..pictures import confusion_matrix, density_2d, image_grid, pairs, sheet
+from .evaluating import previous_of
 from .folder import RunFolder
+from .gallery import draw_images
 from .sampling import draw_rows
 
 __all__ = ["draw"]
 
 _POINTS, _GRID, _IMAGES = 2000, 120, 64
+_EACH, _ROWS = 12, 20  # samples of each class, and classes shown
 
 
 def draw(folder: RunFolder, *, seed: int = 0) -> list[str]:
-    """Draw what suits the data, into ``pictures/``; returns the names of the files."""
+    """Draw what suits the task and the data, into ``pictures/``; returns the names of the files."""
+    task = folder.config().task
+    drawn = [] if task == "density" else _confusion(folder)
+    if task == "hybrid":
+        drawn += _by_class(folder, seed)
+    return drawn if task == "classify" else [*drawn, *_samples(folder, seed)]
+
+
+def _by_class(folder: RunFolder, seed: int) -> list[str]:
+    """Where rows are images: samples of each class, one row of them for each."""
+    dataset, (name, levels) = folder.dataset(), folder.classes()
+    images = isinstance(dataset.schema, ImageSchema)
+    if not images and not (dataset.kind == "digits" and dataset.features == 64):
+        return []
+    try:
+        given = enumerate(levels[:_ROWS])  # each class from latents of its own
+        shown = [draw_rows(folder, _EACH, context=[f"{name}={level}"], seed=seed + place)[0] for place, level in given]
+    except UserError:  # a class too rare to be drawn
+        return []
+    drawn = torch.cat(shown) if images else torch.cat(shown).reshape(-1, 1, 8, 8)
+    top = dataset.schema.levels if isinstance(dataset.schema, ImageSchema) else 17
+    sheet(folder.path / "pictures" / "samples-by-class.png", drawn, _EACH, levels=top)
+    return ["samples-by-class.png"]
+
+
+def _confusion(folder: RunFolder) -> list[str]:
+    """Who is taken for whom, as it was last evaluated."""
+    found = previous_of(folder)
+    if "confusion" not in found:
+        return []
+    confusion_matrix(folder.path / "pictures" / "confusion.png", found["confusion"], found["levels"], found["label"])
+    return ["confusion.png"]
+
+
+def _samples(folder: RunFolder, seed: int) -> list[str]:
     dataset = folder.dataset()
     flow, schema = folder.flow()
+    if isinstance(schema, ImageSchema):
+        return draw_images(folder, schema, seed=seed)
     digits = dataset.kind == "digits" and dataset.features == 64
     held = dataset.test if len(dataset.test) else dataset.train
     count = _IMAGES if digits else min(_POINTS, len(held))
@@ -33,7 +73,7 @@ def draw(folder: RunFolder, *, seed: int = 0) -> list[str]:
         low, high = _frame(torch.cat((held.values, dataset.train.values)))
         extent = (float(low[0]), float(high[0]), float(low[1]), float(high[1]))
         if not schema.context:
-            density_2d(place / "density.png", _grid(flow, dataset.schema, low, high), extent, held.values[:_POINTS], samples)
+            density_2d(place / "density.png", _grid(flow, schema, low, high), extent, held.values[:_POINTS], samples)
             return ["density.png"]
         drawn = []
         for level in _levels(schema.context)[:4]:
@@ -41,7 +81,7 @@ def draw(folder: RunFolder, *, seed: int = 0) -> list[str]:
             name = "density " + " ".join(f"{key} {value}" for key, value in level.items())
             mine = (held.context == row).all(1) if held.context is not None else torch.ones(len(held), dtype=torch.bool)
             given, _, _ = draw_rows(folder, count, context=[f"{key}={value}" for key, value in level.items()], seed=seed)
-            grid = _grid(flow, dataset.schema, low, high, row)
+            grid = _grid(flow, schema, low, high, row)
             density_2d(place / f"{name.replace(' ', '_')}.png", grid, extent, held.values[mine][:_POINTS], given)
             drawn.append(f"{name.replace(' ', '_')}.png")
         return drawn

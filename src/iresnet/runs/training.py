@@ -11,20 +11,20 @@ from typing import Any
 
 import torch
 
-from .. import models
-from ..checkpoint import load, load_state, save, save_state
+from ..checkpoint import Network, load_state, save, save_state
 from ..config import Config
-from ..data import Dataset
+from ..data import Dataset, ImageSchema
 from ..errors import UserError
-from ..flow import Flow
-from ..literals import parse_logdet
 from ..parallel import Ranks, choose_device, ranks
+from ..tasks.base import Task
 from ..tasks.rows import Rows
 from ..train import Callback, Diverged, Settings, Trainer
+from .building import begin, build_network, build_task, training_rows
 from .folder import RunFolder, fingerprint, load_dataset, machine, rows_of, versions
+from .gallery import snapshots
 from .metrics import Metrics
 
-__all__ = ["Outcome", "build_flow", "train_run"]
+__all__ = ["Outcome", "train_run"]
 
 
 _SMALL = 2**15  # entries of a layer's activations: 512 rows of 64
@@ -43,29 +43,6 @@ class Outcome:
         return self.status["status"] == "finished"
 
 
-def build_flow(config: Config, dataset: Dataset) -> Flow:
-    """The untrained flow that a configuration asks for; its weights are a function of the seed."""
-    model = config.model
-    with torch.random.fork_rng():
-        torch.manual_seed(config.seed)
-        try:
-            flow = models.dense_flow(
-                dataset.features,
-                context=dataset.schema.context_width,
-                blocks=model.blocks,
-                hidden=tuple(model.hidden),
-                lipschitz=model.lipschitz,
-                family=model.family,
-                nonlinearity=model.nonlinearity,
-                base=model.base,
-            )
-        except ValueError as error:
-            raise UserError(f"cannot build the model: {error}") from error
-    if config.train.logdet is not None:
-        flow.train_logdet = parse_logdet(config.train.logdet)
-    return flow
-
-
 def train_run(
     config: Config,
     out: str | Path | None,
@@ -73,7 +50,7 @@ def train_run(
     resume: bool = False,
     init: str | Path | None = None,
     command: str = "",
-    announce: Callable[[RunFolder, Dataset, Flow, Config], Sequence[Callback]] = lambda *_: (),
+    announce: Callable[[RunFolder, Dataset, Network, Config], Sequence[Callback]] = lambda *_: (),
     stop: Callable[[], bool] = lambda: False,
 ) -> Outcome:
     """Train as ``config`` says, in the folder ``out``.
@@ -113,20 +90,23 @@ def train_run(
         here.add(torch.zeros(1, device=device))  # all have looked at the folder before the first makes it
         dataset = folder.dataset() if resume else load_dataset(config)
         _set_threads(config, dataset.features)
-        flow = build_flow(config, dataset).to(device)
-        train, validation = rows_of(dataset, "train"), rows_of(dataset, "validation")
+        network = build_network(config, dataset).to(device)
+        task = build_task(config, network)
+        train, validation = training_rows(config, dataset)
         going_on = resume and folder.state.exists()  # a run killed before its first save starts again at step 0
-        _start(flow, train, None if going_on else init)
+        if not going_on:
+            # Levels are spread where scales are measured, whatever the task: a constant one has no scale.
+            begin(network, rows_of(dataset, "train"), init, config.seed)
         if not resume and config.train.minutes is not None:
-            steps = here.add(torch.tensor(_calibrate(flow, train, validation, config), device=device)) // here.count
+            steps = here.add(torch.tensor(_calibrate(task, train, validation, config), device=device)) // here.count
             config = config.model_copy(update={"train": config.train.model_copy(update={"steps": int(steps)})})
         if not resume:
             if here.first:
                 folder = RunFolder.create(out, dataset.name)
                 folder.write_config(config)
-                told = _describe(config, dataset, flow, device, command)
+                told = _describe(config, dataset, network, device, command)
                 folder.update(**told, init=None if init is None else str(Path(init).resolve()))
-        return _train(config, folder, flow, dataset, train, validation, here, announce, stop, going_on, init is not None)
+        return _train(config, folder, task, dataset, train, validation, here, announce, stop, going_on, init is not None)
 
 
 def _set_threads(config: Config, features: int) -> None:
@@ -140,18 +120,6 @@ def _set_threads(config: Config, features: int) -> None:
         torch.set_num_threads(config.train.threads)
     elif config.train.batch_size * widest <= _SMALL:
         torch.set_num_threads(1)
-
-
-def _start(flow: Flow, train: Rows, init: str | Path | None) -> None:
-    """Whitening and ActNorm from the training rows, or all weights from another run."""
-    if init is None:
-        batch = train.all(torch.zeros((), dtype=torch.float64), most=50_000)
-        flow.initialize(batch.x.to(flow.base.anchor.device), batch.context)
-        return
-    other = load(init, device=flow.base.anchor.device)
-    if repr(other) != repr(flow):
-        raise UserError(f"--init {init}: that run has another architecture; give the same --set model.* values and data columns")
-    flow.load_state_dict(other.state_dict())
 
 
 def settings_of(config: Config) -> Settings:
@@ -169,15 +137,20 @@ def settings_of(config: Config) -> Settings:
         "validate_every",
         "patience",
         "log_every",
+        "accumulate",
+        "optimizer",
+        "momentum",
+        "compile",
+        "recompute",
     )
     return Settings(seed=config.seed, **{name: getattr(train, name) for name in names})
 
 
-def _calibrate(flow: Flow, train: Rows, validation: Rows, config: Config) -> int:
+def _calibrate(task: Task, train: Rows, validation: Rows, config: Config) -> int:
     """How many steps fit into ``train.minutes``: measured once on a copy, then fixed, so that a resumed run is the same run."""
     import copy
 
-    trainer = Trainer(copy.deepcopy(flow), train, validation, settings_of(config))
+    trainer = Trainer(copy.deepcopy(task), train, validation, settings_of(config))
     trainer.run(until=5)
     began, done = time.monotonic(), trainer.step
     while time.monotonic() - began < 2.0:
@@ -190,19 +163,21 @@ def _calibrate(flow: Flow, train: Rows, validation: Rows, config: Config) -> int
     return max(20, int((60 * minutes - looks) / each))
 
 
-def _describe(config: Config, dataset: Dataset, flow: Flow, device: torch.device, command: str) -> dict[str, Any]:
+def _describe(config: Config, dataset: Dataset, network: Network, device: torch.device, command: str) -> dict[str, Any]:
     names = list(dataset.schema.names)
     sizes = {split: len(getattr(dataset, split)) for split in ("train", "validation", "test")}
-    data = {"name": dataset.name, "kind": dataset.kind, "columns": names, "rows": sizes, "warnings": dataset.warnings}
+    shape = list(dataset.train.values.shape[1:])
+    data = {"name": dataset.name, "kind": dataset.kind, "columns": names, "shape": shape, "rows": sizes}
     # So that later questions are about the same rows: see RunFolder.dataset.
     path = Path(config.data.name)
-    data |= {"path": str(path.resolve()) if path.is_file() else None, "fingerprint": fingerprint(dataset)}
-    recipe = flow.recipe
+    place = str(path.resolve()) if path.exists() and dataset.kind != "toy" else None
+    data |= {"warnings": dataset.warnings, "path": place, "fingerprint": fingerprint(dataset)}
+    recipe = network.recipe
     model = {
         "recipe": recipe["name"],  # type: ignore[index]
         "arguments": recipe["arguments"],  # type: ignore[index]
-        "parameters": sum(parameter.numel() for parameter in flow.parameters()),
-        "family": config.model.family,
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "family": "free" if config.model.lipschitz == "free" else config.model.family,
     }
     return {
         "task": config.task,
@@ -222,7 +197,7 @@ def _describe(config: Config, dataset: Dataset, flow: Flow, device: torch.device
 def _train(
     config: Config,
     folder: RunFolder,
-    flow: Flow,
+    task: Task,
     dataset: Dataset,
     train: Rows,
     validation: Rows,
@@ -232,18 +207,22 @@ def _train(
     going_on: bool,
     given: bool,
 ) -> Outcome:
-    trainer = Trainer(flow, train, validation, settings_of(config), (), here)
+    trainer = Trainer(task, train, validation, settings_of(config), (), here)
     if going_on:
         load_state(trainer, folder.state)
-    extra = {"schema": dataset.schema.to_dict()}
+    extra: dict[str, Any] = {"schema": dataset.schema.to_dict()}
+    if config.task != "density":
+        extra["classes"] = {"name": dataset.label, "levels": list(dataset.levels)}
     metrics = Metrics(folder, trainer.step) if here.first else None
     if metrics is not None:
-        trainer.callbacks = [metrics, *announce(folder, dataset, flow, config)]
+        trainer.callbacks = [metrics, *announce(folder, dataset, task.network, config)]
+        if isinstance(dataset.schema, ImageSchema) and config.train.pictures and config.task != "classify":
+            trainer.callbacks.append(snapshots(folder, trainer, dataset.schema, config.train.pictures))
         folder.update(status="running", step=trainer.step)
 
     def write(current: Trainer) -> None:
         if here.first:
-            save(current.best_flow(), folder.best, extra=extra)
+            save(current.best_network(), folder.best, extra=extra)
             save_state(current, folder.state)
             folder.update(step=current.step, seconds=round(current.seconds, 3))
 
@@ -253,7 +232,7 @@ def _train(
         complete = trainer.run(save=write, save_every=config.train.checkpoint_every, stop=stop)
     except Diverged:
         if here.first:
-            save(trainer.best_flow(), folder.best, extra=extra)
+            save(trainer.best_network(), folder.best, extra=extra)
             folder.update(status="diverged", step=trainer.step)
         raise
     finally:

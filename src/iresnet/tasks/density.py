@@ -11,30 +11,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..flow import Flow, evaluating
-from ..numerics.logdet import LogDet
+from ..numerics.logdet import Exact, LogDet
 from ..numerics.noise import Noise
+from ..numerics.series import PowerSeries
+from .base import Judgement, Task
 from .rows import Batch, Rows
 
-__all__ = ["DensityLoss", "Figure", "evaluate", "score"]
+__all__ = ["Density", "Figure", "evaluate", "score"]
 
 _DRAW = 2  # place of a row's further draws of noise, apart from probes (0) and dequantisation (1)
-
-
-class DensityLoss(nn.Module):
-    """The training loss as one module, so that data-parallel training sees all of it, the log-determinant included.
-
-    ``forward`` returns the sum over rows of -log p(x | context), in nats and in the flow's units.
-    """
-
-    def __init__(self, flow: Flow) -> None:
-        super().__init__()
-        self.flow = flow
-
-    def forward(self, x: Tensor, context: Tensor | None, noise: Noise) -> Tensor:
-        return -self.flow.log_prob(x, context, noise=noise).sum()
 
 
 @dataclass(frozen=True)
@@ -52,6 +40,42 @@ class Figure:
         size = abs(factor)
         errors = (self.stderr_estimator * size, self.stderr_data * size, self.bias * size)
         return Figure(self.value * factor + offset, *errors, self.rows)
+
+
+def figure_of_sums(sums: Tensor) -> Figure:
+    """The figure of the sums over rows (5,) of 1, log p, its square, the estimator's variance, and the bias."""
+    count, first, second, variance, bias = sums.tolist()
+    mean = first / count
+    spread = math.sqrt(max(second / count - mean**2, 0.0) / (count - 1)) if count > 1 else math.nan
+    return Figure(mean, math.sqrt(variance) / count, spread, bias / count, round(count))
+
+
+class Density(Task):
+    """Maximum likelihood of a flow: the loss of a row is -log p(x | context), in nats and in the user's units."""
+
+    network: Flow
+
+    def __init__(self, network: Flow, logdet: LogDet | None = None) -> None:
+        super().__init__(network)
+        train = network.train_logdet
+        # Validation needs the order of figures more than their digits; up to ten dimensions the exact ones are cheaper still.
+        rough = Exact() if math.prod(network.shape) <= 10 else PowerSeries(probes=2, tol=1e-3)
+        self.logdet = logdet or (rough if isinstance(train, PowerSeries) else train)
+
+    def forward(self, batch: Batch, noise: Noise) -> tuple[Tensor, Tensor]:
+        loss = -self.network.log_prob(batch.x, batch.context, noise=noise).sum()
+        return loss, (loss.detach().double() - batch.log_jacobian.double().sum())[None]
+
+    def measure(self, rows: Rows, seed: int) -> Tensor:
+        figure, values = evaluate(self.network, rows, logdet=self.logdet, seed=seed, dtype=self.anchor.dtype)
+        count, square = figure.rows, float(values.square().sum())
+        parts = [count, float(values.sum()), square, (figure.stderr_estimator * count) ** 2, figure.bias * count]
+        return torch.tensor(parts, dtype=torch.float64)
+
+    def judge(self, sums: Tensor) -> Judgement:
+        figure = figure_of_sums(sums)
+        errors = {"stderr_estimator": figure.stderr_estimator, "stderr_data": figure.stderr_data, "bias": figure.bias}
+        return Judgement(figure.value, {"log_prob": figure.value} | errors)
 
 
 def score(

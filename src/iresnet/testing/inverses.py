@@ -92,7 +92,10 @@ def check_refusal(solver: Solver, function: Any, y: Tensor, match: str = "not in
 
 
 def check_row_alone(solver: Solver, function: Any, y: Tensor, *, rtol: float = 1e-9, name: str = "") -> None:
-    """A row's solution is the same alone as in its batch: the value within rounding, the steps within one."""
+    """A row's solution is the same alone as in its batch: the value within rounding, the steps within a few.
+
+    Matrix products round differently in batches of different size, which may decide when float32 is left.
+    """
     together = solver(function, y)
     told = name or repr(solver)
     for row in range(len(y)):
@@ -106,7 +109,7 @@ def check_row_alone(solver: Solver, function: Any, y: Tensor, *, rtol: float = 1
             msg=lambda text, row=row: f"{told}, row {row} alone: {text}",
         )
         apart = int((alone.steps[0] - together.steps[row]).abs())
-        assert apart <= 1, (
+        assert apart <= 4, (
             f"{told}: row {row} takes {int(alone.steps[0])} steps alone and {int(together.steps[row])} in its batch"
         )
 

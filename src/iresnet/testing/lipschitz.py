@@ -123,10 +123,10 @@ def rescaled(branch: Branch, dtype: torch.dtype, seed: int = 0, scales: tuple[fl
         for name in names:
             with torch.no_grad():
                 for index, parameter in enumerate(branch.parameters()):
-                    if parameter.dim() == 2 and parameter.numel():
-                        rows, columns = parameter.shape
+                    if parameter.dim() > 1 and parameter.numel():
+                        rows, columns = parameter.flatten(1).shape  # a kernel (O, I, k, k) as a matrix
                         matrix = dict(adversarial_matrices(rows, columns, torch.float64, seed + index))[name]
-                        parameter.copy_(scale * math.sqrt(max(rows, columns)) * matrix)
+                        parameter.copy_((scale * math.sqrt(max(rows, columns)) * matrix).reshape(parameter.shape))
                     elif parameter.numel():
                         parameter.copy_(scale * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
             yield f"{type(branch).__name__}({branch.extra_repr()}), {name} x {scale:g}, {dtype}"

@@ -1,0 +1,137 @@
+"""One training step: zero the gradients, the loss and its gradient, Adam's step, and what a library needs after it.
+
+16 blocks of D-128-128-D bounded by 0.97 a branch, batch 512, float32. Ours and normflows' play the same roulette: three
+terms, each further one with probability 0.5, one probe, Neumann gradient, fused Adam; peers hold their weights with 5 power
+iterations. In two dimensions ours is also measured with its default, the full Jacobian, which has no noise. FrEIA's step is
+cheaper than it should be: its log-determinant has no gradient. zuko's is a continuous flow of one network, with its exact
+trace up to 8 columns.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+import iresnet
+from iresnet.data import toy
+from iresnet.numerics.logdet import LogDet
+
+from .harness import Options, Row, compare, interleaved, spread
+from .peers import NAMES, Architecture, build, installed
+
+__all__ = ["SAME_ROULETTE", "ours", "rows"]
+
+BATCH = 512
+FEATURES, FAMILIES = (2, 43), ("gram", "sandwich")
+SAME_ROULETTE = iresnet.PowerSeries(terms=3, roulette="geometric", tail=0.5)
+# What the Gram family should gain over normflows, which cannot be compiled: its backward pass is computed in the forward pass.
+TARGETS = {"gram, eager": 3.0, "gram, compiled": 5.0}
+
+
+def data(features: int) -> Tensor:
+    """A batch (B, features)."""
+    return toy.sample("moons", BATCH, seed=0).float() if features == 2 else torch.randn(BATCH, features)
+
+
+def our_flow(x: Tensor, family: str) -> iresnet.Flow:
+    """Our flow of the common architecture, set up by the batch x."""
+    shape = Architecture(x.shape[1])
+    flow = iresnet.dense_flow(
+        shape.features, blocks=shape.blocks, hidden=shape.hidden, lipschitz=shape.lipschitz, family=family, whiten=False
+    )
+    flow.initialize(x)
+    return flow.train()
+
+
+def ours(x: Tensor, family: str, logdet: LogDet | None = None, *, compiled: bool = False) -> Callable[[], None]:
+    """A training step of our flow on the batch x."""
+    flow = our_flow(x, family)
+    if compiled:
+        iresnet.compile(flow)
+    optimizer = torch.optim.Adam(flow.parameters(), lr=3e-4, fused=True)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        (-flow.log_prob(x, logdet=logdet).mean()).backward()
+        optimizer.step()
+
+    return step
+
+
+def theirs(x: Tensor, name: str) -> Callable[[], None]:
+    """A training step of a peer."""
+    peer = build(name, Architecture(x.shape[1]))
+    peer.initialize(x)
+    optimizer = torch.optim.Adam(peer.parameters(), lr=3e-4, fused=True)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        (-peer.log_prob(x.clone()).mean()).backward()
+        optimizer.step()
+        peer.settle()
+
+    return step
+
+
+def parts(x: Tensor, family: str, options: Options) -> Row:
+    """Where the milliseconds of our eager step go, beside its matrix products alone: what no implementation goes below.
+
+    With k terms a block multiplies by its weights k + 6 times: forward, k terms, the product of the surrogate, and two gradients
+    for each of the forward pass and of that product. k is 4 on average.
+    """
+    flow = our_flow(x, family)
+    optimizer = torch.optim.Adam(flow.parameters(), lr=3e-4, fused=True)
+    weights = [torch.randn(pair) for pair in pairwise(Architecture(x.shape[1]).widths)]
+
+    def loss() -> Tensor:
+        return -flow.log_prob(x, logdet=SAME_ROULETTE).mean()
+
+    def multiply() -> None:
+        for _ in range(10 * Architecture(x.shape[1]).blocks):
+            hidden = x
+            for weight in weights:
+                hidden = hidden @ weight
+
+    tasks = {"bounds": flow.bind, "loss": loss, "loss_and_gradient": lambda: loss().backward(), "optimiser": optimizer.step}
+    seconds = interleaved(tasks | {"matrix_products_alone": multiply}, options)
+    named = {f"{name}_ms": 1e3 * spread(found).median for name, found in seconds.items()}
+    return {"parts_of_our_step": f"{family}, eager", "columns": x.shape[1], **named}
+
+
+def rows(options: Options) -> list[Row]:
+    """Milliseconds a step, ours against every installed peer; seconds of the first compiled step, with an empty cache."""
+    found: list[Row] = []
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder
+        for features in FEATURES:
+            torch.compiler.reset()
+            found += at(features, options)
+    return found
+
+
+def at(features: int, options: Options) -> list[Row]:
+    """The rows of that dimension."""
+    torch.manual_seed(0)
+    peers, found, x = [name for name in NAMES if installed(name)], [], data(features)
+    cases = {f"{family}, eager": ours(x, family, SAME_ROULETTE) for family in FAMILIES}
+    for family in FAMILIES:
+        cases[f"{family}, compiled"] = step = ours(x, family, SAME_ROULETTE, compiled=True)
+        began = time.perf_counter()
+        step()
+        found.append({"first_compiled_step": family, "columns": features, "seconds": time.perf_counter() - began})
+    if features == 2:
+        cases |= {f"{family}, eager, full Jacobian": ours(x, family) for family in FAMILIES}
+    seconds = interleaved(cases | {name: theirs(x, name) for name in peers}, options)
+    for case in cases:
+        for name in peers:
+            if name == "normflows" or case == "gram, eager":
+                target = TARGETS.get(case) if name == "normflows" else None
+                figures = ([1e3 * second for second in seconds[key]] for key in (case, name))
+                found.append(compare(f"D = {features}, {case}", name, "ms", *figures, target=target))
+    return found + [parts(x, family, options) for family in FAMILIES]

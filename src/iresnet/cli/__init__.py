@@ -1,0 +1,9 @@
+"""The command line: what a person types, turned into calls, and what comes back, turned into words or JSON.
+
+Heavy modules are imported by the command that needs them, so that ``--help`` is quick.
+"""
+
+from . import training, using  # the commands, in the order of --help
+from .app import app, main
+
+__all__ = ["app", "main", "training", "using"]

@@ -1,0 +1,187 @@
+r"""The gradient of a dense branch's value and log-determinant in closed form, as one node of autograd's graph.
+
+Every estimator's gradient ends in the same surrogate, :math:`s = \langle w, J v \rangle` for fixed w and v, perhaps with tr J
+(:mod:`iresnet.numerics.series`). With :math:`\sigma_l` the slopes of layer l, the probes run through the layers from both sides,
+:math:`t_l = W_l (\sigma_{l-1} \circ t_{l-1})` from v, and :math:`r_l = W_{l+1}^T (\sigma_{l+1} \circ r_{l+1})` from w. Then
+
+.. math:: \frac{\partial s}{\partial \sigma_l} = r_l \circ t_l, \qquad
+          \frac{\partial s}{\partial W_l} = (\sigma_l \circ r_l) (\sigma_{l-1} \circ t_{l-1})^T,
+
+and the activation's second derivative carries the former on to the pre-activations, where it joins the gradient of the value.
+Autograd would differentiate value, trace and product one by one, by more products and many more small operations. The probes run
+in the backward pass only, where w is scaled by the gradient of each row, so nothing that is kept depends on terms or probes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+
+from ..numerics.linearize import Probed
+from .activations import Activation
+
+__all__ = ["Layers", "Pass", "affine", "from_left", "pull_back", "run_forward", "trace_kernel"]
+
+
+class Layers(NamedTuple):
+    """The tensors of a dense branch and its activation; offsets are (h,) or, with a per-row context, (B, h).
+
+    ``compiled`` asks for kernels made by ``torch.compile``, one for all branches of the same shapes and activation.
+    """
+
+    weights: tuple[Tensor, ...]
+    offsets: tuple[Tensor, ...]
+    activation: Activation
+    compiled: bool = False
+
+
+class Pass(NamedTuple):
+    """What one evaluation leaves behind: values (B, h) and slopes (B, h) of the hidden layers, and g(x) (B, d)."""
+
+    hidden: tuple[Tensor, ...]
+    slopes: tuple[Tensor, ...]
+    value: Tensor
+
+
+def affine(x: Tensor, weight: Tensor, offset: Tensor) -> Tensor:
+    """W x + b in one fused call."""
+    return linear(x, weight, offset) if offset.dim() == 1 else torch.addmm(offset, x, weight.mT)
+
+
+@cache
+def _compile(function: Callable[..., Any], activation: Activation) -> Callable[..., Any]:
+    """``function`` of layers with that activation, compiled; it is given tensors only, so that equal branches share it."""
+
+    def of_tensors(weights: tuple[Tensor, ...], offsets: tuple[Tensor, ...], *others: Any) -> Any:
+        return function(Layers(weights, offsets, activation), *others)
+
+    return torch.compile(of_tensors)
+
+
+def _call(function: Callable[..., Any], layers: Layers, *others: Any) -> Any:
+    """``function(layers, *others)``, compiled where that is asked for and no graph is recorded."""
+    if layers.compiled and not torch.is_grad_enabled():
+        return _compile(function, layers.activation)(layers.weights, layers.offsets, *others)
+    return function(layers, *others)
+
+
+def run_forward(layers: Layers, x: Tensor) -> Pass:
+    """Values and slopes at x (B, d)."""
+    return _call(_forward, layers, x)
+
+
+def from_left(layers: Layers, slopes: tuple[Tensor, ...], vector: Tensor) -> Tensor:
+    """The product J^T v, of v (*, B, d)."""
+    return _call(_from_left, layers, slopes, vector)
+
+
+def _from_left(layers: Layers, slopes: tuple[Tensor, ...], vector: Tensor) -> Tensor:
+    for weight, slope in zip(layers.weights[:0:-1], slopes[::-1], strict=True):
+        vector = (vector @ weight) * slope
+    return vector @ layers.weights[0]
+
+
+def _forward(layers: Layers, x: Tensor) -> Pass:
+    hidden, values, slopes = x, [], []
+    for weight, offset in zip(layers.weights[:-1], layers.offsets[:-1], strict=True):
+        hidden, slope = layers.activation.with_slope(affine(hidden, weight, offset))
+        values.append(hidden)
+        slopes.append(slope)
+    return Pass(tuple(values), tuple(slopes), affine(hidden, layers.weights[-1], layers.offsets[-1]))
+
+
+def trace_kernel(weights: Sequence[Tensor]) -> Tensor:
+    r"""K with tr J = s_1 . K for one hidden layer (h,), and s_2 . K s_1 for two, (h_2, h_1)."""
+    if len(weights) == 2:
+        return (weights[0] * weights[1].mT).sum(1)
+    return weights[1] * (weights[0] @ weights[2]).mT
+
+
+def pull_back(layers: Layers, x: Tensor, at: Pass, probed: Probed) -> tuple[Tensor, Tensor]:
+    """g(x) (B, d) and the log-determinant (B,), differentiable by x and by all tensors of the layers.
+
+    The numbers are those of ``at``, the pass at x without a graph, and of ``probed``; the gradient is that of the surrogate.
+    """
+    return _PullBack.apply((layers.activation, layers.compiled), at, probed, x, *layers.weights, *layers.offsets)
+
+
+class _PullBack(torch.autograd.Function):
+    """See :func:`pull_back`. Differentiable once: w is a constant of the first derivative only."""
+
+    @staticmethod
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, kind: tuple[Activation, bool], at: Pass, probed: Probed, x: Tensor, *tensors: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        kept = () if probed.recompute else (*at.hidden, *at.slopes)
+        ctx.save_for_backward(x, probed.left, probed.right, *tensors, *kept)
+        ctx.kind, ctx.count, ctx.trace = kind, len(tensors) // 2, probed.trace
+        return at.value.clone(), probed.total.clone()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, by_value: Tensor, by_logdet: Tensor) -> tuple[Any, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        x, left, right, *rest = ctx.saved_tensors
+        tensors, kept = rest[: 2 * ctx.count], rest[2 * ctx.count :]
+        layers, depth = Layers(tuple(tensors[: ctx.count]), tuple(tensors[ctx.count :]), *ctx.kind), ctx.count - 1
+        at = Pass(tuple(kept[:depth]), tuple(kept[depth:]), x) if kept else run_forward(layers, x)
+        return None, None, None, *_call(_gradients, layers, x, at[:2], by_value, by_logdet, left, right, ctx.trace)
+
+
+def _gradients(
+    layers: Layers,
+    x: Tensor,
+    at: tuple[tuple[Tensor, ...], tuple[Tensor, ...]],
+    by_value: Tensor,
+    by_logdet: Tensor,
+    left: Tensor,
+    right: Tensor,
+    trace: bool,
+) -> tuple[Tensor, ...]:
+    """Gradients by x, weights and offsets of ``by_value . g(x) + by_logdet (mean <left, J right> + tr J)``, summed over rows."""
+    weights, (hidden, slopes) = layers.weights, at
+    left = left * (by_logdet / len(left))[:, None]
+    inputs = (x, *hidden)
+    entering, pushed = [right], []  # what v is when it enters each layer, and when it leaves it
+    for weight, slope in zip(weights[:-1], slopes, strict=True):
+        pushed.append(entering[-1] @ weight.mT)
+        entering.append(pushed[-1] * slope)
+    traced = _trace_gradients(weights, slopes, by_logdet[:, None]) if trace else ()
+    by_weights: list[Tensor] = [x] * len(weights)
+    by_offsets: list[Tensor] = [x] * len(weights)
+    delta = by_value
+    for index in range(len(weights) - 1, -1, -1):
+        product = delta.mT @ inputs[index]
+        by_weights[index] = product.addmm_(left.flatten(0, 1).mT, entering[index].flatten(0, 1))
+        by_offsets[index] = delta.sum(0) if layers.offsets[index].dim() == 1 else delta
+        delta = delta @ weights[index]
+        if index:
+            value, slope, back = inputs[index], slopes[index - 1], left @ weights[index]
+            left = back * slope
+            by_slope = back[0].mul_(pushed[index - 1][0]) if len(back) == 1 else (back * pushed[index - 1]).sum(0)
+            if traced:
+                by_slope += traced[1][index - 1]
+            delta = layers.activation.gradient(value, slope, delta, by_slope)
+    if traced:
+        for mine, more in zip(by_weights, traced[0], strict=True):
+            mine += more
+    return (delta, *by_weights, *by_offsets)
+
+
+def _trace_gradients(
+    weights: Sequence[Tensor], slopes: Sequence[Tensor], scale: Tensor
+) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """Gradients of the sum over rows of ``scale`` (B, 1) times tr J, by the weights and by the slopes."""
+    if len(weights) == 2:
+        by_kernel = (scale.mT @ slopes[0]).mT
+        return (by_kernel * weights[1].mT, (by_kernel * weights[0]).mT), (scale * trace_kernel(weights),)
+    inner = (weights[0] @ weights[2]).mT
+    kernel, scaled = weights[1] * inner, slopes[1] * scale
+    by_kernel = scaled.mT @ slopes[0]
+    by_inner = (by_kernel * weights[1]).mT
+    by_weights = (by_inner @ weights[2].mT, by_kernel * inner, weights[0].mT @ by_inner)
+    return by_weights, (scaled @ kernel, (slopes[0] @ kernel.mT).mul_(scale))

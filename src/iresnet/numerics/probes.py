@@ -1,0 +1,57 @@
+"""What estimators with random probes share: the vectors v with E[v v^T] = I, inner products, and the mean of several."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from .noise import Noise
+
+__all__ = ["DISTRIBUTIONS", "draw_probes", "inner", "split_probes", "stderr_of_mean"]
+
+DISTRIBUTIONS = ("rademacher", "gaussian")
+
+
+def draw_probes(distribution: str, count: int, x: Tensor, noise: Noise) -> Tensor:
+    """Random vectors (count, B, *) for x (B, *), with mean zero and unit covariance."""
+    places = [noise.at(index) for index in range(count)]
+    return torch.stack([place.signs(x) if distribution == "rademacher" else place.normals(x) for place in places])
+
+
+def split_probes(probes: Tensor, step: int) -> Tensor:
+    r"""Probes (m, B, *) cut into n parts each, (m n, B, *), scaled so that their mean square stays one.
+
+    An image (C, H, W) is cut into its channels and each of these into the places that are ``step`` apart in both directions, so
+    that n = C ``step``^2; a vector into every ``step``-th entry, n = ``step``. In v^T A v only entries of the same part meet: if
+    A couples what is near, as convolutions do, little is left of the variance. In the literature this is called probing.
+
+    References
+    ----------
+    A probing method for computing the diagonal of a matrix inverse (Tang and Saad, 2012), doi 10.1002/nla.779
+    """
+    like = probes[0, 0]
+    if like.dim() == 3:
+        channels, height, width = like.shape
+        rows, columns = min(step, height), min(step, width)
+        place = torch.arange(height)[:, None] % rows * columns + torch.arange(width) % columns
+        part = torch.arange(channels)[:, None, None] * rows * columns + place
+        count = channels * rows * columns
+    else:
+        count = min(step, like.numel())
+        part = (torch.arange(like.numel()) % count).reshape(like.shape)
+    mask = torch.nn.functional.one_hot(part.to(probes.device), count).movedim(-1, 0).to(probes.dtype) * math.sqrt(count)
+    return (probes[:, None] * mask[:, None]).flatten(0, 1)
+
+
+def inner(left: Tensor, right: Tensor) -> Tensor:
+    """Inner products (m, B) of (m, B, *)."""
+    return (left * right).flatten(2).sum(-1)
+
+
+def stderr_of_mean(values: Tensor) -> Tensor:
+    """Standard error (B,) of the mean over independent values (m, B); NaN for a single one, which does not tell its spread."""
+    if len(values) < 2 or values.numel() == 0:
+        return torch.full_like(values[0], math.nan)
+    return values.std(0) / math.sqrt(len(values))

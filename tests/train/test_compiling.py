@@ -1,0 +1,75 @@
+"""Switches of how one trains: compiled kernels and recomputation change no number, no name and no evaluation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+import iresnet
+from iresnet import compiling
+from iresnet.data import toy
+
+ROWS = toy.sample("moons", 300, seed=1)
+
+
+def trained(**settings: object) -> tuple[iresnet.Flow, list[dict]]:
+    torch.manual_seed(0)
+    flow = iresnet.dense_flow(2, blocks=3, hidden=(16, 16), family="gram")
+    flow.train_logdet = iresnet.PowerSeries(terms=2, roulette="adaptive")
+    history = iresnet.fit(flow, ROWS, steps=12, batch_size=64, log_every=1, **settings)  # type: ignore[arg-type]
+    return flow, history
+
+
+def test_recomputation_trains_the_same_flow_bit_for_bit() -> None:
+    plain, first = trained()
+    slim, second = trained(recompute=True)
+    assert [record["loss"] for record in first] == [record["loss"] for record in second]
+    for (name, one), (other_name, other) in zip(plain.state_dict().items(), slim.state_dict().items(), strict=True):
+        assert name == other_name and torch.equal(one, other)
+    assert slim.train_logdet == iresnet.PowerSeries(terms=2, roulette="adaptive", recompute=True)
+
+
+def test_an_estimator_that_cannot_recompute_is_refused() -> None:
+    @dataclass(frozen=True)
+    class FirstTrace:
+        """One term: an estimator of somebody's own."""
+
+        def __call__(self, function, x, noise=None):
+            at = function.linearize(x)
+            return at.value, iresnet.Estimate.sure(at.trace())
+
+    flow = iresnet.dense_flow(2, blocks=1)
+    flow.train_logdet = FirstTrace()
+    with pytest.raises(ValueError, match="FirstTrace cannot recompute"):
+        compiling.recompute(flow)
+    with pytest.raises(iresnet.UserError, match=r"train.recompute: FirstTrace cannot"):
+        iresnet.fit(flow, ROWS, steps=2, recompute=True)
+    assert iresnet.fit(flow, ROWS, steps=2)
+
+
+@pytest.mark.slow
+def test_compiled_training_is_eager_training_to_rounding(tmp_path, monkeypatch) -> None:
+    if compiling.compile(iresnet.dense_flow(2, blocks=1)).bijection.parts[2].branch.compiled is not True:  # type: ignore[union-attr]
+        pytest.skip("torch finds no C++ compiler here")
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    plain, first = trained()
+    torch._dynamo.reset()
+    fast, second = trained(compile=True)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 3, "forward, product and backward, for all three blocks"
+    assert not torch._dynamo.utils.counters["graph_break"]
+    for one, other in zip(first, second, strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-5, abs=1e-5)
+    assert list(plain.state_dict()) == list(fast.state_dict()) and repr(plain) == repr(fast)
+    for one, other in zip(plain.state_dict().values(), fast.state_dict().values(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+    fast.load_state_dict(plain.state_dict())
+    assert torch.equal(fast.log_prob(ROWS), plain.log_prob(ROWS)), "evaluation is not compiled"
+
+
+def test_without_a_compiler_training_goes_on(monkeypatch) -> None:
+    monkeypatch.setattr(compiling, "_missing", lambda: "torch.compile found no C++ compiler")
+    with pytest.warns(UserWarning, match="training goes on without compiled kernels: torch.compile found no C"):
+        flow, _ = trained(compile=True)
+    assert not any(part.compiled for part in flow.modules() if hasattr(part, "compiled"))
