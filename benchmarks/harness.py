@@ -215,7 +215,9 @@ def _number(value: float | None, digits: int) -> str:
 
 
 def print_table(name: str, rows: Sequence[Row]) -> None:
-    """The comparisons among ``rows``, on the terminal."""
+    """The comparisons among ``rows``, on the terminal; nothing where there are none."""
+    if not any("ratio" in row for row in rows):
+        return
     from rich.console import Console
     from rich.table import Table
 
