@@ -1,12 +1,13 @@
-"""Remake results/contraction/dense.json: which dense branch learns best at equal processor time; and docs/contractions.md.
+"""Remake results/contraction/dense.json: which dense branch learns best at equal time; and docs/contractions.md.
 
     python experiments/contractions.py                       all runs that the file does not hold (about an hour on two cores)
     python experiments/contractions.py --only activation     one question
     python experiments/contractions.py --page                write docs/contractions.md from results/contraction/*.json
     python experiments/contractions.py --check               exit with 1 if the page is not what the files say
 
-Equal time means equal steps of a reference: each run measures the cost of its step beside that of the reference, in turns and after
-both have trained a little, and takes as many steps as the reference's take. A busy machine so slows both alike.
+Equal time means equal steps of a reference: each run measures the cost of its step beside that of the reference, in
+turns and after both have trained a little, and takes as many steps as the reference's take. A busy machine so slows
+both alike.
 """
 
 from __future__ import annotations
@@ -154,8 +155,8 @@ def relative_cost(data: str, change: dict[str, Any], seed: int, rows: tuple[Rows
 def run(data: str, change: dict[str, Any], seed: int) -> dict[str, Any]:
     """One run: its held-out figures and what it took."""
     torch.set_num_threads(1)
-    *rows, test = load(data, seed)
-    pair = (rows[0], rows[1])
+    train, validation, test = load(data, seed)
+    pair = (train, validation)
     ratio = relative_cost(data, change, seed, pair) if change else 1.0
     steps = round(REFERENCE_STEPS[data] / ratio)
     one = trainer(data, change, seed, pair, steps)

@@ -1,9 +1,10 @@
-"""Remake results/contraction/parametrisations.json: ways to a matrix with orthonormal columns, and what each costs a sandwich layer.
+"""Remake results/contraction/parametrisations.json: ways to orthonormal columns, and what each costs.
 
     python experiments/parametrisations.py
 
-Processor time of one ``constrain`` of 16 blocks with its backward pass, and of a whole training step (16 blocks, 43 columns, batch
-512), both in turns with the present way and as medians; and the norm that float32 leaves, which the bound then divides out.
+Processor time of one ``constrain`` of 16 blocks with its backward pass, and of a whole training step (16 blocks, 43
+columns, batch 512), both in turns with the present way and as medians; and the norm that float32 leaves, which the
+bound then divides out.
 """
 
 from __future__ import annotations
@@ -46,13 +47,17 @@ def cayley_by_solve(square: Tensor, rest: Tensor) -> Tensor:
 
 
 def cayley_by_newton(square: Tensor, rest: Tensor) -> Tensor:
-    """Cayley's transform with the inverse by Newton-Schulz, X <- X (2 I - A X), from A^T / (|A|_1 |A|_inf): 20 steps."""
+    """Cayley's transform with the inverse by Newton-Schulz, X <- X (2 I - A X), from A^T / (|A|_1 |A|_inf): 20 steps.
+
+    Only the last has a graph: its gradient by A, at a constant X, is that of the inverse.
+    """
     eye = eye_of(square)
     a = eye + skewed(square, rest)
-    scale = a.detach().abs().sum(-2).amax(-1) * a.detach().abs().sum(-1).amax(-1)
-    x = a.mT / scale[..., None, None]
-    for _ in range(20):
-        x = x @ (2 * eye - a @ x)
+    with torch.no_grad():
+        x = a.mT / (a.abs().sum(-2).amax(-1) * a.abs().sum(-1).amax(-1))[..., None, None]
+        for _ in range(19):
+            x = x @ (2 * eye - a @ x)
+    x = x @ (2 * eye - a @ x)
     return torch.cat((2 * x - eye, -2 * rest @ x), -2)
 
 

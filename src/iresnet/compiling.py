@@ -1,4 +1,7 @@
-"""Training's passes through compiled kernels, and with less memory: switches on a network, which change no number it gives."""
+"""Training's passes through compiled kernels, with less memory, or in fewer bits: switches on a network.
+
+None of them changes a number that a network gives in evaluation, an inverse, or a certificate.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,9 @@ from torch import nn
 
 from .contract.base import Branch
 from .flow import Flow
+from .numerics.series import PowerSeries
 
-__all__ = ["compile", "recompute"]
+__all__ = ["bfloat16", "compile", "recompute"]
 
 _Network = TypeVar("_Network", bound=nn.Module)
 
@@ -62,4 +66,28 @@ def recompute(network: _Network) -> _Network:
         if "recompute" not in (field.name for field in fields(estimator)):
             raise ValueError(f"{type(estimator).__name__} cannot recompute: train with another estimator, or do without")
         flow.train_logdet = replace(estimator, recompute=True)
+    return network
+
+
+def bfloat16(network: _Network) -> _Network:
+    """Have the branches of ``network`` multiply and convolve in bfloat16 in training, by ``torch.autocast``; return ``network``.
+
+    Weights, their bounds, the sums of log-determinants and everything between the blocks stay as they are. It pays for
+    convolutions, and for dense branches some hundred units wide, where the hardware has units for it (docs/contractions.md).
+
+    Raises
+    ------
+    ValueError
+        If a flow trains with an estimator other than ``PowerSeries`` (determinants and Arnoldi's basis need more digits), with
+        compiled kernels, or with recomputation, both of which go with gradients in closed form, in float32.
+    """
+    branches = [part for part in network.modules() if isinstance(part, Branch)]
+    for flow in (part for part in network.modules() if isinstance(part, Flow)):
+        if not isinstance(flow.train_logdet, PowerSeries):
+            name = type(flow.train_logdet).__name__
+            raise ValueError(f"{name} needs more digits than bfloat16 has: train with PowerSeries, or in float32")
+        if flow.train_logdet.recompute or any(branch.compiled for branch in branches):
+            raise ValueError("bfloat16 goes without compiled kernels and without recomputation: leave out one or the other")
+    for branch in branches:
+        branch.bf16 = True
     return network

@@ -131,6 +131,7 @@ class TrainConfig(_Section):
     accumulate: int = Field(default=1, ge=1)
     compile: bool = False
     recompute: bool = False
+    precision: Literal["float32", "bf16"] = "float32"
     checkpoint_every: int = Field(default=200, ge=1)
     device: str = "auto"
     threads: int | None = Field(default=None, ge=1)

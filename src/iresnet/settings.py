@@ -32,6 +32,7 @@ class Settings:
     accumulate : parts that a rank's share of a batch is taken in, one after the other, where memory is short.
     compile : train through compiled kernels, see :func:`iresnet.compile`.
     recompute : keep less for the backward pass and compute it again, see :func:`iresnet.compiling.recompute`.
+    precision : of the branches' products in training, "float32" or "bf16", see :func:`iresnet.compiling.bfloat16`.
     """
 
     steps: int = 2000
@@ -51,6 +52,7 @@ class Settings:
     accumulate: int = 1
     compile: bool = False
     recompute: bool = False
+    precision: str = "float32"
 
     def __post_init__(self) -> None:
         if min(self.steps, self.batch_size, self.log_every, self.accumulate) < 1 or not self.lr > 0 or not 0 <= self.ema < 1:
@@ -58,7 +60,8 @@ class Settings:
         periods = [period for period in (self.validate_every, self.patience) if period is not None]
         if not self.clip > 0 or self.warmup < 0 or self.weight_decay < 0 or self.penalty < 0 or any(p < 1 for p in periods):
             raise ValueError("training needs clip > 0, warmup, weight_decay and penalty >= 0, validate_every and patience >= 1")
-
+        if self.precision not in ("float32", "bf16"):
+            raise ValueError(f"precision must be float32 or bf16, got {self.precision!r}")
         if self.optimizer not in ("adamw", "sgd") or not 0 <= self.momentum < 1:
             raise ValueError(f"optimizer must be adamw or sgd, momentum in [0, 1), got {self.optimizer!r} and {self.momentum}")
 

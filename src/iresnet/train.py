@@ -71,6 +71,11 @@ class Trainer:
                 compiling.recompute(self.network)
             except ValueError as error:
                 raise UserError(f"train.recompute: {error}") from error
+        if settings.precision == "bf16":
+            try:
+                compiling.bfloat16(self.network)
+            except ValueError as error:
+                raise UserError(f"train.precision: {error}") from error
         self.rows, self.validation, self.settings = train, validation, settings
         self.callbacks = list(callbacks)
         self.ranks = ranks or Ranks(0, 1, self.task.anchor.device)

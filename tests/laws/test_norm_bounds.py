@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -129,6 +130,20 @@ def test_bounds_are_sound_under_autocast_and_reduced_float32_products():
                     check_norm_bound(bound, matrix, f"{bound.__name__} of {name} under autocast")
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+def test_bounds_are_sound_where_one_backend_rounds_float32_products():
+    backend: Any = torch.backends.mkldnn
+    products = backend.matmul
+    before = products.fp32_precision
+    try:
+        products.fp32_precision = "bf16"
+        for name, matrix in adversarial_matrices(96, 96, torch.float32):
+            for bound in BOUNDS:
+                check_norm_bound(bound, matrix, f"{bound.__name__} of {name} with products in bfloat16")
+    finally:
+        products.fp32_precision = before
+    assert torch.get_float32_matmul_precision() == "highest"
 
 
 def test_power_iteration_is_never_above_the_truth_and_goes_on_from_its_start():

@@ -68,6 +68,67 @@ def test_compiled_training_is_eager_training_to_rounding(tmp_path, monkeypatch) 
     assert torch.equal(fast.log_prob(ROWS), plain.log_prob(ROWS)), "evaluation is not compiled"
 
 
+def test_bfloat16_is_for_the_products_of_branches_in_training_alone() -> None:
+    (_, first), (short, second) = trained(), trained(precision="bf16")
+    losses = [(one["loss"], other["loss"]) for one, other in zip(first, second, strict=True)]
+    assert losses[0][0] == losses[0][1], "a new block is the identity, in any precision"
+    assert any(one != other for one, other in losses) and all(one == pytest.approx(other, abs=0.02) for one, other in losses)
+    assert all(weight.dtype == torch.float32 for weight in short.parameters())
+    again = iresnet.dense_flow(2, blocks=3, hidden=(16, 16), family="gram")
+    again.load_state_dict(short.state_dict())
+    assert torch.equal(short.log_prob(ROWS), again.eval().log_prob(ROWS)), "evaluation is in full precision"
+    assert torch.equal(short.encode(ROWS), again.encode(ROWS))
+    short.train()
+    seen: set[torch.dtype] = set()
+
+    def look(function, x, noise=None):
+        at = function.linearize(x)
+        seen.update((at.value.dtype, function.dtype))
+        return at.value, iresnet.Estimate.sure(at.trace())
+
+    latents, estimate = short.bind().encode_and_estimate(ROWS.float(), logdet=look)  # type: ignore[arg-type]
+    assert seen == {torch.bfloat16, torch.float32}, "products, and weights"
+    assert latents.dtype == estimate.value.dtype == torch.float32
+    with torch.no_grad():
+        z, exact = short.encode(ROWS), again.encode(ROWS)
+        assert 1e-5 < float((z - exact).abs().max()) < 0.1
+        assert float((short.decode(exact) - ROWS).abs().max()) < 1e-4, "inverses are in full precision"
+
+
+def test_bfloat16_keeps_the_gradient_of_a_branch_of_convolutions() -> None:
+    torch.manual_seed(0)
+    flow = iresnet.image_flow((1, 8, 8), blocks=(2,), hidden=(16, 16), nonlinearity="elu")
+    images = torch.randint(0, 256, (32, 1, 8, 8)).float()
+    flow.initialize(images)
+    for name, parameter in flow.named_parameters():
+        if name.endswith("gain"):
+            torch.nn.init.normal_(parameter, 0.0, 0.3)
+    gradients = []
+    for switch in (lambda network: network, compiling.bfloat16):
+        torch.manual_seed(1)
+        switch(flow).train().zero_grad()
+        flow.log_prob(images).mean().backward()
+        gradients.append(torch.cat([one.grad.flatten() for one in flow.parameters() if one.grad is not None]))
+    assert 1e-4 < float((gradients[0] - gradients[1]).norm() / gradients[0].norm()) < 0.1
+
+
+@pytest.mark.parametrize(
+    ("estimator", "settings", "said"),
+    [
+        (iresnet.Exact(), {}, "Exact needs more digits"),
+        (iresnet.Krylov(), {}, "Krylov needs more digits"),
+        (iresnet.PowerSeries(terms=2), {"recompute": True}, "without recomputation"),
+    ],
+)
+def test_bfloat16_is_refused_where_it_cannot_be(estimator, settings, said) -> None:
+    flow = iresnet.dense_flow(2, blocks=1)
+    flow.train_logdet = estimator
+    with pytest.raises(iresnet.UserError, match=f"train.precision: .*{said}"):
+        iresnet.fit(flow, ROWS, steps=2, precision="bf16", **settings)
+    with pytest.raises(ValueError, match="precision must be float32 or bf16, got 'half'"):
+        iresnet.fit(flow, ROWS, steps=2, precision="half")
+
+
 def test_without_a_compiler_training_goes_on(monkeypatch) -> None:
     monkeypatch.setattr(compiling, "_missing", lambda: "torch.compile found no C++ compiler")
     with pytest.warns(UserWarning, match="training goes on without compiled kernels: torch.compile found no C"):

@@ -93,9 +93,12 @@ class AffineTransform:
         return self.forward(x), Estimate.sure(places * self.log_scale.sum(-1).expand(x.shape[0]))
 
     def inverse(self, z: Tensor, solver: Solver) -> Solution:
-        value = self.to(z.dtype).attach(z, z)
-        # One rounding each of the difference and the product, and the exponential's, all relative.
-        return exactly(value, 2 * torch.finfo(z.dtype).eps * value.flatten(1).norm(dim=1))
+        wide = z.to(torch.promote_types(z.dtype, self.shift.dtype))
+        value = self.to(wide.dtype).attach(wide, wide)
+        found = value.to(z.dtype)
+        # One rounding each of the difference and the product, and the exponential's, all relative; and that of the cast.
+        bound = 2 * torch.finfo(wide.dtype).eps * value.flatten(1).norm(dim=1)
+        return exactly(found, (bound + (found.to(wide.dtype) - value).flatten(1).norm(dim=1)).to(z.dtype))
 
     def attach(self, z: Tensor, x: Tensor) -> Tensor:
         return (z - _along(self.shift, z)) * _along(torch.exp(-self.log_scale), z)

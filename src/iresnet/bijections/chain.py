@@ -15,7 +15,7 @@ from ..numerics.fixed_point import Solution, Solver
 from ..numerics.logdet import Estimate, LogDet
 from ..numerics.noise import Noise
 from .base import Bijection, Step, Transform, inverse_of, trace
-from .residual import Residual, ResidualTransform
+from .residual import Residual
 
 __all__ = ["Chain", "ChainTransform"]
 
@@ -31,7 +31,7 @@ class Chain(Bijection):
         residuals = [part for part in self.parts if isinstance(part, Residual)]
         bounds = iter(bind_all([part.branch for part in residuals], context))
         parts = [
-            ResidualTransform(next(bounds)) if isinstance(part, Residual) else part.bind(context)  # type: ignore[operator]
+            part.of(next(bounds)) if isinstance(part, Residual) else part.bind(context)  # type: ignore[operator]
             for part in self.parts
         ]
         return ChainTransform(tuple(parts))

@@ -67,7 +67,7 @@ class PixelsTransform:
 
     def forward_and_logdet(self, x: Tensor, logdet: LogDet, noise: Noise) -> tuple[Tensor, Estimate]:
         if self.alpha is None:
-            return x / self.levels, Estimate.sure(x.new_full((x.shape[0],), -x[0].numel() * math.log(self.levels)))
+            return x / self.levels, Estimate.sure(x.new_full((x.shape[0],), -x.shape[1:].numel() * math.log(self.levels)))
         below, above = self._logs(x)
         slope = math.log1p(-2 * self.alpha) - math.log(self.levels)
         return below - above, Estimate.sure((slope - below - above).flatten(1).sum(1))
@@ -79,7 +79,7 @@ class PixelsTransform:
         # The sigmoid is in (0, 1) and off by a few roundings; so are the difference and the two products.
         each = 8 * eps * self.levels / (1 - 2 * self.alpha)
         finite = torch.isfinite(z.flatten(1)).all(1)
-        return exactly(value, torch.where(finite, each * math.sqrt(z[0].numel()), torch.inf).to(z.dtype))
+        return exactly(value, torch.where(finite, each * math.sqrt(z.shape[1:].numel()), torch.inf).to(z.dtype))
 
     def attach(self, z: Tensor, x: Tensor) -> Tensor:
         if self.alpha is None:

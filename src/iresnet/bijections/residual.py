@@ -8,7 +8,9 @@ Invertible Residual Networks (Behrmann et al., 2019), arXiv 1811.00995
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,20 +40,34 @@ class Residual(Bijection):
         self.branch = branch
 
     def bind(self, context: Tensor | None = None) -> ResidualTransform:
-        return ResidualTransform(self.branch.bind(context))
+        return self.of(self.branch.bind(context))
+
+    def of(self, bound: Bound) -> ResidualTransform:
+        """The block of its branch once that is bound."""
+        return ResidualTransform(bound, self.branch.bf16 and self.branch.training)
 
 
 @dataclass(frozen=True)
 class ResidualTransform:
-    """The bound form of :class:`Residual`; see :class:`~iresnet.bijections.base.Transform`."""
+    """The bound form of :class:`Residual`; see :class:`~iresnet.bijections.base.Transform`.
+
+    ``bf16`` has the branch's products, and only these, computed in bfloat16 on the way to the latent. Inverses never are.
+    """
 
     bound: Bound
+    bf16: bool = False
+
+    def _products(self, x: Tensor) -> AbstractContextManager[Any]:
+        return torch.autocast(x.device.type, torch.bfloat16) if self.bf16 else nullcontext()
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.bound(x)
+        with self._products(x):
+            value = self.bound(x)
+        return x + value
 
     def forward_and_logdet(self, x: Tensor, logdet: LogDet, noise: Noise) -> tuple[Tensor, Estimate]:
-        value, estimate = logdet(self.bound, x, noise)
+        with self._products(x):
+            value, estimate = logdet(self.bound, x, noise)
         return x + value, estimate
 
     def inverse(self, z: Tensor, solver: Solver) -> Solution:

@@ -60,6 +60,7 @@ class Branch(nn.Module):
     lipschitz: float
     guarantee: Guarantee
     compiled: bool = False  # asks bounds made for training for compiled kernels, see iresnet.compile; a branch may have none
+    bf16: bool = False  # asks for training's products in bfloat16, see iresnet.compiling.bfloat16
 
     def raw(self) -> tuple[Tensor, ...]:
         """The unconstrained parameters that :meth:`constrain` maps to weights."""

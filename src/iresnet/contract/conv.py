@@ -178,7 +178,15 @@ def _unit(x: Tensor) -> float:
     eps = torch.finfo(x.dtype).eps
     if x.device.type == "cpu":
         return eps
-    return 2.0**-9 if x.dtype == torch.float32 and torch.backends.cudnn.allow_tf32 else 32 * eps
+    return 2.0**-9 if x.dtype == torch.float32 and _rounded_products() else 32 * eps
+
+
+def _rounded_products() -> bool:
+    """Whether cuDNN may round what it multiplies to TF32."""
+    try:
+        return torch.backends.cudnn.allow_tf32
+    except RuntimeError:  # set by torch's newer, finer switches, of which it refuses to name one
+        return True
 
 
 def _norm(x: Tensor) -> Tensor:

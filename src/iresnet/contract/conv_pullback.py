@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..numerics.linearize import Probed
+from ..numerics.linearize import Probed, refuse_second_derivatives
 from .activations import Activation
 from .conv_layers import ConvLayers, ConvPass, channels_last, convolve, padding, run_layers, times, trace
 
@@ -40,8 +40,8 @@ class _PullBack(torch.autograd.Function):
         return at.value.clone(), probed.total.clone()
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, by_value: Tensor, by_logdet: Tensor) -> tuple[Any, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        refuse_second_derivatives()
         x, left, right, *rest = ctx.saved_tensors
         activation, preactivate = ctx.made
         count = (len(ctx.needs_input_grad) - 5) // 2

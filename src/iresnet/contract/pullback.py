@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from ..numerics.linearize import Probed
+from ..numerics.linearize import Probed, refuse_second_derivatives
 from .activations import Activation
 
 __all__ = ["Layers", "Pass", "affine", "from_left", "pull_back", "run_forward", "trace_kernel"]
@@ -123,8 +123,8 @@ class _PullBack(torch.autograd.Function):
         return at.value.clone(), probed.total.clone()
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, by_value: Tensor, by_logdet: Tensor) -> tuple[Any, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        refuse_second_derivatives()
         x, left, right, *rest = ctx.saved_tensors
         tensors, kept = rest[: 2 * ctx.count], rest[2 * ctx.count :]
         layers, depth = Layers(tuple(tensors[: ctx.count]), tuple(tensors[ctx.count :]), *ctx.kind), ctx.count - 1

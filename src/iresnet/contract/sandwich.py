@@ -49,7 +49,8 @@ def cayley(square: Tensor, rest: Tensor) -> Tensor:
     skewed = square - square.mT + rest.mT @ rest
     # Where Z is so large that rounding swallows I, the sum could be singular: as much as rounding takes keeps it regular.
     ridge = 2 * torch.finfo(square.dtype).eps * torch.linalg.matrix_norm(skewed.detach())
-    inverse = torch.linalg.inv(skewed + (1 + ridge)[..., None, None] * eye)
+    # inv itself would look at the outcome, for which the host has to wait for a GPU.
+    inverse = torch.linalg.inv_ex(skewed + (1 + ridge)[..., None, None] * eye).inverse
     return torch.cat((2 * inverse - eye, -2 * rest @ inverse), -2)
 
 

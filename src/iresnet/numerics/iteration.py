@@ -116,7 +116,7 @@ def certified(
         x, step, taken = _iterate(wide, target, x, aim.lipschitz, aim.step(x), max_steps, method, last=True)
         value = x.to(final)
         bound, allowed = aim.judge(x, step, lengths(value.to(x.dtype) - x), bend=tol is None)
-        return value, bound, taken + steps, bound <= allowed
+        return value, bound, taken + steps, (bound <= allowed) & torch.isfinite(bound)
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ def _iterate(
     x, safe = (y, y) if start is None else (start, start)
     # The step at the last accepted point of each row; ``safe`` is that point's image, from which a refused row goes on.
     shortest = torch.full((count,), math.inf, dtype=y.dtype, device=device)
-    shrink = min(lipschitz, 1.0) * (1 + 1e-3)
+    shrink = min(lipschitz, 1.0) * (1 + min(1e-3, 0.1 * max(1 - lipschitz, 0.0)))  # room for rounding, and still below one
     if start is None and (guess := method.guess(function, y)) is not None:
         # A guess must be nearer to its image than to y, where its row starts otherwise.
         x, shortest = guess, lengths(guess - y) / max(shrink, 1e-3)
@@ -191,13 +191,18 @@ def _iterate(
     over, ended = torch.zeros(count, dtype=torch.bool, device=device), 0
     least, before, idle = found_step, found_step, torch.zeros_like(taken)
     method.begin(function, x)
-    limit = (max_steps + method.products) // (1 + method.products)
+    limit = (max_steps + (method.products if last else 0)) // (1 + method.products)
     for number in range(1, limit + 1):
         image = y - method.evaluate(function, x)
         residual = image - x
         step, size = lengths(residual), lengths(image).clamp_(min=1.0)
         stops, refused = step <= goal * size, None
         least = torch.fmin(least, step)
+        if method.guarded and lipschitz < 1:
+            worse = ~(step <= shrink * shortest) & (shortest < math.inf)
+            stops &= ~worse
+            if bool((worse & ~over).any()):
+                refused = worse.nonzero()[:, 0]
         if number % _WINDOW == 0:
             idle, before = torch.where(least < before, 0, idle + _WINDOW), least
             stops |= ~(step < math.inf)
@@ -205,25 +210,21 @@ def _iterate(
                 stops |= (idle > 0) & (step < 1e-2 * size)
             if lipschitz < 1:  # a contraction's steps shrink, until they are rounding
                 stops |= idle >= _PATIENCE
-        if method.guarded and lipschitz < 1:
-            worse = ~(step <= shrink * shortest) & (shortest < math.inf)
-            stops &= ~worse
-            if bool((worse & ~over).any()):
-                refused = worse.nonzero()[:, 0]
-        proposal = method.propose(x, image, residual, refused)
+        new = (~over if number == limit else stops & ~over).nonzero()[:, 0]
+        ended += len(new)
+        # What nobody goes on from is not computed.
+        proposal = image if last and ended == len(rows) else method.propose(x, image, residual, refused)
         if refused is not None:
             image[refused], step[refused] = safe[refused], shortest[refused] if number > 1 else math.inf
             proposal[refused] = safe[refused]
         safe, shortest = image, step
-        new = (~over if number == limit else stops & ~over).nonzero()[:, 0]
         if len(new):
             places = rows[new]
             found[places], found_step[places] = (image if last else proposal)[new], step[new]
-            taken[places] = number + method.products * (number - 1)
+            taken[places] = number + method.products * (number - 1 if last else number)
             if not last:
                 method.keep(new, places)
             over[new] = True
-            ended += len(new)
         x = proposal
         if ended == len(rows):
             break

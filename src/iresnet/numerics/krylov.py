@@ -61,7 +61,7 @@ class Krylov:
 
     In training the gradient is that of the surrogate :math:`\langle J^T w, v \rangle` with :math:`(I+J^T) w = v` solved in the
     same Krylov space, so that its memory does not grow with the steps. w is off by at most :math:`|v| \prod_{j \le k} h_{j+1,j} /
-    ((1-c) \det(I+H))`, the integrand above at t = 1: about k ``tol`` / (c \|v\|), relative to the length of v.
+    ((1-c) \det(I+H))`, the integrand above at t = 1; the nearer c is to one, the more that exceeds ``tol``.
 
     Raises
     ------
@@ -140,6 +140,7 @@ class _Arnoldi:
         self.signed: _Stack | None = None  # the q_i
         self.columns: list[Tensor] = []
         self.below: list[Tensor] = []  # h_(k+1,k); zero where a probe has stopped
+        self.took: list[Tensor] = []  # which probes took each step
         self.descent = self.square  # |v|^2 times their product
         self.remainder = torch.full_like(self.square, torch.inf)
         self.active = torch.ones_like(self.square, dtype=torch.bool)
@@ -174,6 +175,7 @@ class _Arnoldi:
         self.basis.push(_unit(vector, below))
         wide = torch.where(self.active[..., None], torch.as_tensor(column).to(self.small), 0.0)
         self.columns.append(wide)
+        self.took.append(self.active)
         self.below.append(torch.where(self.active, below.to(self.small), 0.0))
         if self.signed is None:  # the first row and column are not in the minor
             self.signed = _Stack((self.dets * self.dets.new_tensor([1.0, 0.0])).flatten(2))
@@ -210,11 +212,13 @@ class _Arnoldi:
     def resolvent(self, known_trace: bool) -> Tensor:
         """w (m, B, *) with (I + J^T) w = v in the Krylov space, less v where an exact trace stands for it."""
         count = len(self.columns)
-        matrix = self.square.new_zeros(*self.square.shape, count + 1, count)
+        matrix = self.square.new_zeros(*self.square.shape, count, count)
         for index, (column, below) in enumerate(zip(self.columns, self.below, strict=True)):
-            matrix[..., : index + 1, index], matrix[..., index + 1, index] = column, below
+            matrix[..., : index + 1, index] = column
+            if index + 1 < count:  # the space of a probe that stopped here ends here, whatever others do
+                matrix[..., index + 1, index] = torch.where(self.took[index + 1], below, 0.0)
         eye = torch.eye(count, dtype=self.small, device=matrix.device)
-        found = torch.linalg.solve(eye + matrix[..., :count, :], eye[:, 0].expand(*self.square.shape, count))
+        found = torch.linalg.solve(eye + matrix, eye[:, 0].expand(*self.square.shape, count))
         found = (found - (eye[0] if known_trace else 0.0)) * self.square.sqrt()[..., None]
         basis = self.basis.all[..., :count, :]
         return (found.to(basis.dtype)[..., None, :] @ basis).reshape(self.probes.shape)

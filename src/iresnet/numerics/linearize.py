@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Linearization", "Probed", "attachable", "linearize"]
+__all__ = ["Linearization", "Probed", "attachable", "linearize", "refuse_second_derivatives"]
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,21 @@ class Probed:
     right: Tensor
     trace: bool = False
     recompute: bool = False
+
+
+def refuse_second_derivatives() -> None:
+    """Called in a backward pass whose ``left`` and ``right`` are constants of the first derivative only.
+
+    Raises
+    ------
+    RuntimeError
+        If a graph of the gradient is asked for, which would leave out how they change.
+    """
+    if torch.is_grad_enabled():
+        raise RuntimeError(
+            "this log-determinant is differentiable once, and create_graph=True asks for its gradient's graph: "
+            "use logdet=Exact() or PowerSeries(gradient='series'), which differentiate every term"
+        )
 
 
 @dataclass(frozen=True)

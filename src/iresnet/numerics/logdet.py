@@ -137,7 +137,7 @@ class Exact:
 
 def _determinant(jacobian: Tensor) -> Estimate:
     """log abs det(I + J) (B,) of J (B, d, d)."""
-    size = jacobian.shape[-1]
+    jacobian, size = _full(jacobian), jacobian.shape[-1]
     if size == 1:
         slope = jacobian[:, 0, 0]
         value = torch.log1p(torch.where(slope < -1, -2 - slope, slope))  # abs(1 + slope), also for what is not contractive
@@ -153,7 +153,7 @@ def _determinant(jacobian: Tensor) -> Estimate:
 
 def _inverse(jacobian: Tensor) -> Tensor:
     """(I + J)^-1 (B, d, d)."""
-    size = jacobian.shape[-1]
+    jacobian, size = _full(jacobian), jacobian.shape[-1]
     matrix = torch.eye(size, dtype=jacobian.dtype, device=jacobian.device) + jacobian
     if size == 2:
         (a, b), (c, d) = matrix[:, 0].unbind(-1), matrix[:, 1].unbind(-1)
@@ -161,9 +161,14 @@ def _inverse(jacobian: Tensor) -> Tensor:
     return torch.linalg.inv_ex(matrix).inverse  # a singular one has an infinite log-determinant, which training looks out for
 
 
+def _full(jacobian: Tensor) -> Tensor:
+    """In a precision that determinants exist in: autocast makes Jacobians of half of it."""
+    return jacobian.float() if jacobian.dtype in (torch.float16, torch.bfloat16) else jacobian
+
+
 def dense_jacobian(at: Linearization, x: Tensor) -> Tensor:
     """J (B, d, d) by one product for each row of it."""
-    size = x[0].numel()
+    size = x.shape[1:].numel()
     basis = torch.eye(size, dtype=x.dtype, device=x.device).reshape(size, 1, *x.shape[1:]).expand(size, *x.shape)
     return at.vjp(basis).reshape(size, x.shape[0], size).transpose(0, 1)
 

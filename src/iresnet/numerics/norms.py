@@ -39,9 +39,17 @@ def exact_products(weight: Tensor) -> Tensor:
     """
     if weight.dtype in (torch.float16, torch.bfloat16):
         weight = weight.float()
-    if weight.dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest":
+    if weight.dtype == torch.float32 and _products_may_be_rounded():
         weight = weight.double()
     return weight
+
+
+def _products_may_be_rounded() -> bool:
+    """Whether the process has allowed float32 products fewer bits, for all backends or for one."""
+    try:
+        return torch.get_float32_matmul_precision() != "highest"
+    except RuntimeError:  # allowed by backend (torch.backends.*.matmul.fp32_precision), of which torch refuses to name one
+        return True
 
 
 def rounding_margin(rows: int, columns: int, dtype: torch.dtype) -> float:

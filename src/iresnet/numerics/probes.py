@@ -31,16 +31,16 @@ def split_probes(probes: Tensor, step: int) -> Tensor:
     ----------
     A probing method for computing the diagonal of a matrix inverse (Tang and Saad, 2012), doi 10.1002/nla.779
     """
-    like = probes[0, 0]
-    if like.dim() == 3:
-        channels, height, width = like.shape
+    shape = probes.shape[2:]
+    if len(shape) == 3:
+        channels, height, width = shape
         rows, columns = min(step, height), min(step, width)
         place = torch.arange(height)[:, None] % rows * columns + torch.arange(width) % columns
         part = torch.arange(channels)[:, None, None] * rows * columns + place
         count = channels * rows * columns
     else:
-        count = min(step, like.numel())
-        part = (torch.arange(like.numel()) % count).reshape(like.shape)
+        count = min(step, shape.numel())
+        part = (torch.arange(shape.numel()) % count).reshape(shape)
     mask = torch.nn.functional.one_hot(part.to(probes.device), count).movedim(-1, 0).to(probes.dtype) * math.sqrt(count)
     return (probes[:, None] * mask[:, None]).flatten(0, 1)
 

@@ -30,7 +30,8 @@ def log_rule(lipschitz: float, tol: float) -> tuple[Tensor, Tensor, float]:
 
     As few nodes as bring the error below ``tol``, or to the floor of rounding.
     """
-    return _rule(min(max(lipschitz, 1e-3), _LARGEST), math.floor(math.log10(max(tol, 1e-15))))
+    nodes, weights, error = _rule(min(max(lipschitz, 1e-3), _LARGEST), math.floor(math.log10(max(tol, 1e-15))))
+    return nodes, weights, error if lipschitz <= _LARGEST else math.inf
 
 
 @lru_cache(maxsize=256)

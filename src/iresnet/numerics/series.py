@@ -162,7 +162,10 @@ class PowerSeries:
             if self.roulette == "adaptive":
                 norm, length = (torch.linalg.vector_norm(one.flatten(2), dim=-1) for one in (vector.detach(), probes))
                 shares = norm / length.clamp(min=torch.finfo(norm.dtype).tiny)
-                left = min(left, float(shares.max())) if shares.numel() else 0.0  # no rows leave nothing
+                largest = float(shares.max()) if shares.numel() else 0.0  # no rows leave nothing
+                if not math.isfinite(largest):  # a row without numbers would play for ever
+                    return totals, weights, torch.zeros_like(totals[0])
+                left = min(left, largest)
             shrunk = left / before if before > 0 else 0.0  # a branch that is still zero has nothing left
             keep = self._survival(step - always, lipschitz, shrunk)
             if noise.at(step).uniform() >= keep:

@@ -142,6 +142,7 @@ def settings_of(config: Config) -> Settings:
         "momentum",
         "compile",
         "recompute",
+        "precision",
     )
     return Settings(seed=config.seed, **{name: getattr(train, name) for name in names})
 
