@@ -173,7 +173,7 @@ def _hub(name: str, repository: str) -> Source:
     """The Parquet files of a data set on the hub, downloaded once into the hub's own cache."""
     elsewhere = "or put a folder of that name into the one that IRESNET_DATA names"
     try:
-        from huggingface_hub import snapshot_download
+        from huggingface_hub import snapshot_download  # pyright: ignore[reportMissingImports]  # an extra
     except ImportError as error:
         raise UserError(
             f"there is no file or folder {name} here; to get {repository} from the hub: pip install 'iresnet[hub]', {elsewhere}"
