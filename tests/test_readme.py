@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
@@ -48,6 +49,14 @@ def test_command_line_example(tmp_path: Path) -> None:
     rows = np.random.default_rng(0).normal(size=(600, 3)) @ mix
     np.savetxt(tmp_path / "measurements.csv", rows, delimiter=",", header="a,b,c", comments="", fmt="%.17g")
     lines = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("iresnet ")]
+    images = [line for line in lines if re.match("iresnet train (mnist|digits)", line)]
+    lines = [line for line in lines if line not in images]
+    assert len(images) == 3
+    short = " --steps 2 --set data.n=300 --set evaluate.rows=16"
+    for line in images:
+        if "mnist" not in line or os.environ.get("IRESNET_DATA"):
+            words = shlex.split(line.partition("#")[0] + (short if "mnist" in line else " --steps 2"))
+            run([sys.executable, "-m", *words], tmp_path)
     assert [line.split()[1] for line in lines] == ["train", "evaluate", "score", "sample", "reconstruct", "certify"]
     for line in lines:
         words = shlex.split(line.replace("--minutes 3", "--minutes 0.05"))
