@@ -1,9 +1,10 @@
 """One training step: zero the gradients, the loss and its gradient, Adam's step, and what a library needs after it.
 
-16 blocks of D-128-128-D bounded by 0.97 a branch, batch 512, float32. Ours and normflows' play the same roulette: three
-terms, each further one with probability 0.5, one probe, Neumann gradient, fused Adam; peers hold their weights with 5 power
-iterations. In two dimensions ours is also measured with its default, the full Jacobian, which has no noise. FrEIA's step is
-cheaper than it should be: its log-determinant has no gradient. zuko's is a continuous flow of one network, with its exact
+16 blocks of D-128-128-D bounded by 0.97 a branch, batch 512, float32. Ours and normflows' estimate the same: three terms, each
+further one with probability 0.5, all of them by one probe, Neumann gradient, fused Adam; peers hold their weights with 5 power
+iterations. *Exact first trace* takes the first term in closed form, as our defaults do: about 30 times less variance for the
+time that it adds. In two dimensions ours is also measured with its default, the full Jacobian, which has no noise. FrEIA's step
+is cheaper than it should be: its log-determinant has no gradient. zuko's is a continuous flow of one network, with its exact
 trace up to 8 columns.
 """
 
@@ -13,6 +14,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 
 import torch
@@ -25,11 +27,12 @@ from iresnet.numerics.logdet import LogDet
 from .harness import Options, Row, compare, interleaved, spread
 from .peers import NAMES, Architecture, build, installed
 
-__all__ = ["SAME_ROULETTE", "ours", "rows"]
+__all__ = ["EXACT_TRACE", "SAME_ESTIMATOR", "ours", "rows"]
 
 BATCH = 512
 FEATURES, FAMILIES = (2, 43), ("gram", "sandwich")
-SAME_ROULETTE = iresnet.PowerSeries(terms=3, roulette="geometric", tail=0.5)
+SAME_ESTIMATOR = iresnet.PowerSeries(terms=3, roulette="geometric", tail=0.5, first_trace=False)
+EXACT_TRACE = replace(SAME_ESTIMATOR, first_trace=True)
 # What the Gram family should gain over normflows, which cannot be compiled: its backward pass is computed in the forward pass.
 TARGETS = {"gram, eager": 3.0, "gram, compiled": 5.0}
 
@@ -90,7 +93,7 @@ def parts(x: Tensor, family: str, options: Options) -> Row:
     weights = [torch.randn(pair) for pair in pairwise(Architecture(x.shape[1]).widths)]
 
     def loss() -> Tensor:
-        return -flow.log_prob(x, logdet=SAME_ROULETTE).mean()
+        return -flow.log_prob(x, logdet=SAME_ESTIMATOR).mean()
 
     def multiply() -> None:
         for _ in range(10 * Architecture(x.shape[1]).blocks):
@@ -119,12 +122,13 @@ def at(features: int, options: Options) -> list[Row]:
     """The rows of that dimension."""
     torch.manual_seed(0)
     peers, found, x = [name for name in NAMES if installed(name)], [], data(features)
-    cases = {f"{family}, eager": ours(x, family, SAME_ROULETTE) for family in FAMILIES}
+    cases = {f"{family}, eager": ours(x, family, SAME_ESTIMATOR) for family in FAMILIES}
     for family in FAMILIES:
-        cases[f"{family}, compiled"] = step = ours(x, family, SAME_ROULETTE, compiled=True)
+        cases[f"{family}, compiled"] = step = ours(x, family, SAME_ESTIMATOR, compiled=True)
         began = time.perf_counter()
         step()
         found.append({"first_compiled_step": family, "columns": features, "seconds": time.perf_counter() - began})
+    cases |= {f"{family}, eager, exact first trace": ours(x, family, EXACT_TRACE) for family in FAMILIES}
     if features == 2:
         cases |= {f"{family}, eager, full Jacobian": ours(x, family) for family in FAMILIES}
     seconds = interleaved(cases | {name: theirs(x, name) for name in peers}, options)

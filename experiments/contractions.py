@@ -1,6 +1,6 @@
 """Remake results/contraction/dense.json: which dense branch learns best at equal time; and docs/contractions.md.
 
-    python experiments/contractions.py                       all runs that the file does not hold (about an hour on two cores)
+    python experiments/contractions.py                       all runs that the file does not hold (about two hours on two cores)
     python experiments/contractions.py --only activation     one question
     python experiments/contractions.py --page                write docs/contractions.md from results/contraction/*.json
     python experiments/contractions.py --check               exit with 1 if the page is not what the files say
@@ -23,14 +23,14 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from contraction_page import PAGE, page
 from quality import processor
-from torch import Tensor
+from tried_activations import ACTIVATIONS
+from tried_branches import exchange
 
-from iresnet.contract.activations import Activation
 from iresnet.data import toy
 from iresnet.files import write_json
 from iresnet.flow import Flow
@@ -42,44 +42,6 @@ from iresnet.train import Settings, Trainer
 RESULTS = Path(__file__).resolve().parent.parent / "results" / "contraction" / "dense.json"
 
 
-class Arctan(Activation):
-    """arctan x; with v its value, the second derivative is -sin(2 v) times the slope."""
-
-    curved: ClassVar[bool] = True
-
-    def with_slope(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return torch.atan(x), 1 / (1 + x * x)
-
-    def gradient(self, value: Tensor, slope: Tensor, by_value: Tensor, by_slope: Tensor) -> Tensor:
-        return (by_value - torch.sin(2 * value) * by_slope) * slope
-
-
-class Asinh(Activation):
-    """arsinh x, which grows as a logarithm; the second derivative is -tanh(v) times the square of the slope."""
-
-    curved: ClassVar[bool] = True
-
-    def with_slope(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return torch.asinh(x), torch.rsqrt(1 + x * x)
-
-    def gradient(self, value: Tensor, slope: Tensor, by_value: Tensor, by_slope: Tensor) -> Tensor:
-        return (by_value - torch.tanh(value) * slope * by_slope) * slope
-
-
-class Hardtanh(Activation):
-    """x cut off at -1 and 1."""
-
-    curved: ClassVar[bool] = True
-
-    def with_slope(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return x.clamp(-1, 1), (x.abs() < 1).to(x.dtype)
-
-    def gradient(self, value: Tensor, slope: Tensor, by_value: Tensor, by_slope: Tensor) -> Tensor:
-        return by_value * slope
-
-
-LOCAL = {"arctan": Arctan(), "asinh": Asinh(), "hardtanh": Hardtanh()}
-
 # The reference of each data set: the command's own defaults, and those of its preset small-table.
 REFERENCES: dict[str, dict[str, Any]] = {
     "checkerboard": {"blocks": 16, "hidden": [32, 32], "lipschitz": 0.99, "lr": 1e-2, "base": "normal"},
@@ -90,9 +52,7 @@ REFERENCE_STEPS = {"checkerboard": 1000, "digits": 600}
 # Question: what each answer changes of the reference. The reference itself is an answer to every question.
 QUESTIONS: dict[str, dict[str, dict[str, Any]]] = {
     "reference": {"reference": {}},
-    "activation": {
-        name: {"nonlinearity": name} for name in ("elu", "softplus", "relu", "sigmoid", "arctan", "asinh", "hardtanh")
-    },
+    "activation": {name: {"nonlinearity": name} for name in ("elu", "softplus", "relu", "sigmoid", *ACTIVATIONS)},
     "depth": {"1 x 32": {"hidden": [32]}, "3 x 32": {"hidden": [32] * 3}, "4 x 32": {"hidden": [32] * 4}},
     "shape": {
         "4 blocks of 128": {"blocks": 4, "hidden": [128, 128]},
@@ -106,16 +66,42 @@ QUESTIONS: dict[str, dict[str, dict[str, Any]]] = {
         "gram lipswish": {"family": "gram", "nonlinearity": "lipswish"},
         "gram tanh, lr 0.003": {"family": "gram", "lr": 3e-3},
     },
+    "held": {
+        "almost orthogonal layers": {"kind": "held", "hold": "aol"},
+        "sandwich, [A B] almost orthogonal": {"kind": "held sandwich", "hold": "aol"},
+        "sandwich, [A B] over its Gram bound": {"kind": "held sandwich", "hold": "gram"},
+    },
+    "residual": {
+        "SLL, 32 wide": {"kind": "residual", "way": "sll", "width": 32},
+        "SLL, as wide as x": {"kind": "residual", "way": "sll"},
+        "CPL, 32 wide": {"kind": "residual", "way": "cpl", "width": 32},
+        "CPL, as wide as x": {"kind": "residual", "way": "cpl"},
+        "SLL, as wide as x, 3 layers": {"kind": "residual", "way": "sll", "hidden": [32] * 3},
+    },
+    "concatenation": {
+        "concatenated tanh": {"kind": "concatenated"},
+        "concatenated lipswish": {"kind": "concatenated", "nonlinearity": "lipswish"},
+        "concatenated clipswish": {"kind": "concatenated", "nonlinearity": "clipswish"},
+        "concatenated tanh, 3 layers of 16": {"kind": "concatenated", "hidden": [16] * 3},
+        "sandwich with 2 linear units more": {"kind": "skip sandwich", "linear": 2},
+        "sandwich with 8 linear units more": {"kind": "skip sandwich", "linear": 8},
+    },
 }
+# What an answer gives to a branch of experiments/tried_branches.py.
+TRIED = ("kind", "hold", "way", "width", "linear")
 
 
 def build(data: str, change: dict[str, Any], seed: int) -> tuple[Flow, float]:
     """The flow of an answer, and its learning rate."""
     given = {"family": "sandwich", "nonlinearity": "tanh"} | REFERENCES[data] | change
-    rate = given.pop("lr")
-    nonlinearity: Any = given.pop("nonlinearity")
+    rate, nonlinearity = given.pop("lr"), given.pop("nonlinearity")
+    tried = {key: given.pop(key) for key in TRIED if key in given}
+    columns = 2 if data == "checkerboard" else 64
     torch.manual_seed(seed)
-    return dense_flow(2 if data == "checkerboard" else 64, nonlinearity=LOCAL.get(nonlinearity, nonlinearity), **given), rate
+    if tried:
+        flow = dense_flow(columns, **given)
+        return exchange(flow, tried.pop("kind"), given["hidden"], given["lipschitz"], nonlinearity, **tried), rate
+    return dense_flow(columns, nonlinearity=ACTIVATIONS.get(nonlinearity, nonlinearity), **given), rate
 
 
 def load(data: str, seed: int) -> tuple[Rows, Rows | None, Rows]:
@@ -180,6 +166,7 @@ def missing(asked: argparse.Namespace, rows: list[dict[str, Any]]) -> list[dict[
         for data in asked.data
         for question in asked.only
         for answer, change in QUESTIONS[question].items()
+        if asked.answers is None or answer in asked.answers
     ]
     return [one for one in every if (one["data"], one["question"], one["answer"], one["seed"]) not in held]
 
@@ -213,6 +200,7 @@ def run_all(asked: argparse.Namespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=list(QUESTIONS), default=list(QUESTIONS))
+    parser.add_argument("--answers", nargs="+", metavar="ANSWER", help="of the questions, only these answers")
     parser.add_argument("--data", nargs="+", choices=list(REFERENCES), default=list(REFERENCES))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--workers", type=int, default=1, help="runs at once")

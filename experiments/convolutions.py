@@ -20,11 +20,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from tried_activations import Skip
+from tried_branches import weighted
 
 from iresnet.bases import StandardNormal
 from iresnet.bijections import ActNorm, Chain, Pixels, Residual, Squeeze, Unsqueeze
-from iresnet.contract.conv_branches import conv_branch
+from iresnet.contract.activations import activation
+from iresnet.contract.conv_branches import ConvBranch, conv_branch
 from iresnet.contract.conv_sandwich import SandwichConvBranch
 from iresnet.files import write_json
 from iresnet.flow import Flow
@@ -54,6 +57,53 @@ class AlmostOrthogonalBranch(SandwichConvBranch):
     def _ends(self, first: Tensor, last: Tensor, share: float, wide: torch.dtype) -> tuple[Tensor, Tensor]:
         held = almost_orthogonal(last.transpose(-4, -3)).transpose(-4, -3)
         return share * almost_orthogonal(first).to(wide), share * held.to(wide)
+
+
+class ConcatenatedBranch(ConvBranch):
+    r"""3x3 - 1x1 - 3x3 whose hidden layers give :math:`[\eta_1 h; \eta_2 s(K * h + b)]`; each K over its bound.
+
+    Invertible DenseNets with Concatenated LipSwish (Perugachi-Diaz et al., 2021), arXiv 2102.02694. An experiment, without a
+    margin for its rounding.
+    """
+
+    guarantee = "sound"
+
+    def __init__(self, shape: tuple[int, int, int], hidden: tuple[int, ...], lipschitz: float, nonlinearity: str) -> None:
+        inner = activation(nonlinearity)
+        # Layers carry what they read, unchanged, and `new` channels, of which an activation may make more.
+        new, grown = hidden[0], hidden[0] * inner.expand
+        carried = [shape[0] + grown * place for place in range(len(hidden) + 1)]
+        mixed = Skip(inner, new, 1 if inner.elementwise else -1)
+        super().__init__(shape, [width + new for width in carried[:-1]], lipschitz, mixed)
+        self.inner, self.grown, self.carried = inner, grown, carried
+        taps = [3, *[1] * (len(hidden) - 1), 3]
+        outputs = [*[new] * len(hidden), shape[0]]
+        self.kernels = nn.ParameterList(
+            nn.Parameter(torch.empty(out, width, tap, tap)) for out, width, tap in zip(outputs, carried, taps, strict=True)
+        )
+        for kernel in self.kernels[:-1]:
+            nn.init.orthogonal_(kernel)
+        nn.init.zeros_(self.kernels[-1])
+        self.eta = nn.ParameterList(nn.Parameter(torch.ones(2)) for _ in hidden)
+
+    def raw(self) -> tuple[Tensor, ...]:
+        return (*self.kernels, *self.eta)
+
+    def constrain(self, *raw: Tensor) -> tuple[Tensor, ...]:
+        count, made, scale = len(self.hidden), [], torch.ones((), dtype=raw[0].dtype)
+        for kernel, eta, width in zip(raw[:count], raw[count + 1 :], self.carried[:-1], strict=True):
+            held = self._held(kernel, 1 / self.inner.lipschitz)
+            same = torch.zeros(width, *held.shape[-3:], dtype=held.dtype)
+            same[torch.arange(width), torch.arange(width), held.shape[-2] // 2, held.shape[-1] // 2] = 1.0
+            made.append(torch.cat((same.expand(*held.shape[:-4], *same.shape), held), -4) * scale)
+            parts = [
+                one[..., None].expand(*one.shape, size) for one, size in zip(weighted(eta), (width, self.grown), strict=True)
+            ]
+            scale = torch.cat(parts, -1)[..., None, :, None, None]
+        return (*made, self._held(raw[count], self.lipschitz) * scale)
+
+    def _held(self, kernel: Tensor, share: float) -> Tensor:
+        return kernel * (share / conv_bound(kernel, self.shape[1:]).clamp(min=share))[..., None, None, None, None]
 
 
 def kernels(outputs: int, inputs: int, seed: int) -> dict[str, Tensor]:
@@ -106,6 +156,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "sandwich elu, one hidden layer": {"family": "sandwich", "nonlinearity": "elu", "hidden": (48,)},
     "gram lipswish, preactivated": {"family": "gram", "nonlinearity": "lipswish", "preactivate": True},
     "gram clipswish": {"family": "gram", "nonlinearity": "clipswish"},
+    "concatenated tanh": {"family": "concatenated", "nonlinearity": "tanh"},
+    "concatenated lipswish": {"family": "concatenated", "nonlinearity": "lipswish"},
+    "concatenated clipswish": {"family": "concatenated", "nonlinearity": "clipswish"},
     "gram maxmin": {"family": "gram", "nonlinearity": "maxmin"},
 }
 
@@ -117,6 +170,8 @@ def build(variant: dict[str, Any], blocks: int, lipschitz: float) -> Flow:
     for _ in range(blocks):
         if given["family"] == "almost":
             branch: Any = AlmostOrthogonalBranch(shape, given["hidden"], lipschitz, given["nonlinearity"])
+        elif given["family"] == "concatenated":
+            branch = ConcatenatedBranch(shape, given["hidden"], lipschitz, given["nonlinearity"])
         else:
             branch = conv_branch(shape=shape, lipschitz=lipschitz, **given)
         parts += [ActNorm(4), Residual(branch)]

@@ -37,7 +37,7 @@ TOL, ROWS, CHECKED = 1e-6, 1000, 10_000
 DATA = {"checkerboard": 1000, "digits": 600, "wide": 200}
 CASES = [
     f"{name}-{family}-{bound}"
-    for name, bounds in (("digits", (0.97, 0.99, 0.999)), ("checkerboard", (0.97, 0.999)), ("wide", (0.97,)))
+    for name, bounds in (("digits", (0.97, 0.99, 0.999)), ("checkerboard", (0.97, 0.99, 0.999)), ("wide", (0.97,)))
     for bound in bounds
     for family in ("sandwich", "gram")
 ]

@@ -10,41 +10,29 @@ constraint (the paper's "vanilla"), "resnet" an ordinary pre-activation ResNet o
 bounds each branch (the default) or each layer (as in the paper's public code; a branch of three layers then has c^3).
 
 Reconstruction is measured on every test row, in the network's input units: standardised columns of a table, grey levels of
-images. A free network is inverted by the same iteration, as far as it goes: nothing says that it ends, and a worst error of null
-says that some row ran away to infinity.
+images. A free network is inverted by the same iteration, a hundred steps of it: nothing says that it ends, and a worst error of
+null says that some row ran away to infinity.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import platform
-import statistics
-import time
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from iresnet import Picard, UserError
+from iresnet import UserError
 from iresnet.config import build_config
 from iresnet.files import write_json
-from iresnet.numerics.noise import Noise
-from iresnet.runs import RunFolder, certify_run, evaluate_run, train_run
-from iresnet.runs.building import flow_of
-from iresnet.runs.folder import rows_of
+from iresnet.reproduce.table1 import CELLS, measured, options_of, summary
+from iresnet.runs import RunFolder, train_run
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS, PAGE = ROOT / "results" / "images", ROOT / "docs" / "classification.md"
-CELLS = ("free", "0.9", "0.8", "0.7", "0.6", "0.5", "resnet")
-LOST = 1e-2  # a row that is off by more was not found
-
-
-def options_of(cell: str, data: str, seed: int, per: str, sets: list[str]) -> tuple[dict[str, Any], list[str]]:
-    changes = ["model.kind=resnet"] if cell == "resnet" else [f"model.lipschitz={cell}", f"model.lipschitz_per={per}"]
-    return {"task": "classify", "data.name": data, "seed": seed}, [*changes, *sets]
 
 
 def trained(options: dict[str, Any], sets: list[str], preset: str | None, folder: Path, threads: int) -> RunFolder:
@@ -56,56 +44,6 @@ def trained(options: dict[str, Any], sets: list[str], preset: str | None, folder
     if not outcome.complete:
         raise SystemExit(f"{folder} was interrupted; run the same command again")
     return outcome.folder
-
-
-def reconstruction(run: RunFolder, most: int | None) -> dict[str, Any] | None:
-    """The worst distance of a test row from what its features give back, and how many were not found."""
-    network, _ = run.network()
-    flow = flow_of(network)
-    if flow is None:
-        return None
-    config, guaranteed = run.config(), run.config().model.lipschitz != "free"
-    rows = rows_of(run.dataset(), "test", settled=True).all(network.anchor, Noise(config.seed), most=most)
-    solver, errors, began = Picard(max_steps=2000 if guaranteed else 500), [], time.monotonic()
-    bound = flow.bind()
-    for x in rows.x.split(config.evaluate.batch_size):
-        wide = network.widen(x.double())  # type: ignore[union-attr]
-        with torch.no_grad():
-            z = bound.transform.to(torch.float64).forward(wide)
-        found = bound.invert(z, solver=solver, throw=guaranteed)
-        errors.append((found.value.double() - wide).flatten(1).norm(dim=1).nan_to_num(nan=math.inf))
-    error = torch.cat(errors)
-    lost = int((error > LOST).sum())
-    seconds = round(time.monotonic() - began, 1)
-    worst = float(error.max())
-    told = {"rows": len(error), "worst": worst if math.isfinite(worst) else None, "median": float(error.median())}
-    return told | {"lost": lost, "seconds": seconds}
-
-
-def measured(run: RunFolder, most: int | None) -> dict[str, Any]:
-    evaluation, status = evaluate_run(run), run.status()
-    told = {"error": evaluation["error"], "cross_entropy": evaluation["cross_entropy"], "rows": evaluation["rows"]}
-    told |= {"steps": status["steps"], "seconds": status["seconds"], "parameters": status["model"]["parameters"]}
-    certificate = certify_run(run)
-    bounds = [block["bound"] for block in certificate["blocks"]]
-    told |= {"guaranteed": certificate["holds"], "worst_block_bound": max(bounds, default=None)}
-    return told | {"reconstruction": reconstruction(run, most)}
-
-
-def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Means over seeds with their spread, and the worst of all reconstructions."""
-    wrong = [run["error"]["value"] for run in runs]
-    back = [run["reconstruction"] for run in runs if run["reconstruction"] is not None]
-    spread = statistics.stdev(wrong) if len(wrong) > 1 else None
-    worst = [part["worst"] for part in back]
-    return {
-        "seeds": len(runs),
-        "error": {"mean": statistics.fmean(wrong), "spread": spread},
-        "guaranteed": all(run["guaranteed"] for run in runs),
-        "worst_reconstruction": max(worst) if worst and None not in worst else None,
-        "lost": sum(part["lost"] for part in back) if back else None,
-        "rows": sum(part["rows"] for part in back) if back else None,
-    }
 
 
 def markdown(content: dict[str, Any]) -> str:

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FILES = sorted((ROOT / "results" / "quality").glob("*.json"))
 
 
-@pytest.mark.parametrize("made_by", ["table.py", "contractions.py"])
+@pytest.mark.parametrize("made_by", ["table.py", "contractions.py", "cost_model.py", "comparisons.py"])
 def test_the_page_is_what_the_files_say(made_by: str) -> None:
     done = subprocess.run([sys.executable, ROOT / "experiments" / made_by, "--check"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -43,3 +43,15 @@ def test_the_table_of_coefficients_is_what_its_file_says(path: Path) -> None:
         assert content["summary"]["error"]["mean"] == pytest.approx(sum(wrong) / len(wrong)), cell
         assert content["summary"]["guaranteed"] == (cell not in ("free", "resnet"))
         assert not content["summary"]["guaranteed"] or content["summary"]["lost"] == 0
+
+
+def test_rows_of_killed_processes_are_there_once_and_equal() -> None:
+    """Of millions of rows: one process was killed, and nothing was lost, repeated or changed, in memory that does not grow."""
+    content = json.loads((ROOT / "results" / "distributed.json").read_text(encoding="utf-8"))
+    steps, rows = content["steps"], content["data"]["rows"]
+    killed, again = steps["two processes, one killed"], steps["two processes, again"]
+    assert killed["returncode"] != 0 and 0 < killed["parts_there"] == again["told"]["parts_before"] < again["told"]["parts"]
+    compared = content["compared"]
+    assert compared["rows"] == compared["once"] == rows and compared["missing"] == 0 and compared["in_order"]
+    assert compared["largest_difference"] == {"log_prob": 0.0, "stderr": 0.0}
+    assert again["told"]["peak_memory_mib"] < steps["one process, one file"]["told"]["peak_memory_mib"] / 2

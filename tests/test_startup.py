@@ -69,7 +69,7 @@ def test_public_names_outlive_imports_of_modules_of_the_same_name() -> None:
         if module.name != "__main__":
             import_module(f"iresnet.{module.name}")
     for name in iresnet.__all__:
-        expected = name in {"bases", "bijections", "contract", "data", "models", "numerics", "testing"}
+        expected = name in {"bases", "bijections", "contract", "data", "estimators", "models", "numerics", "testing"}
         assert isinstance(getattr(iresnet, name), ModuleType) == expected, name
 
 

@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import bases, bijections, contract, data, models, numerics, testing
+    from . import bases, bijections, contract, data, estimators, models, numerics, testing
     from .certify import certify
     from .checkpoint import load, save
     from .compiling import compile
@@ -49,6 +49,7 @@ __all__ = [
     "contract",
     "data",
     "dense_flow",
+    "estimators",
     "fit",
     "image_flow",
     "load",

@@ -67,8 +67,8 @@ class Certificate:
             for b in self.blocks
         ]
         told = "every block is invertible" if self.holds else "NOT every block is certainly invertible"
-        amplified = f"about {self.amplification:.3g} (estimate), at most {at_most(self.inverse_lipschitz, 3):.3g}"
-        lines.append(f"{told}; the inverse amplifies small errors by {amplified}")
+        about = "" if math.isnan(self.amplification) else f"about {self.amplification:.3g} (estimate), "
+        lines.append(f"{told}; the inverse amplifies small errors by {about}at most {at_most(self.inverse_lipschitz, 3):.3g}")
         return "\n".join(lines)
 
 

@@ -10,39 +10,16 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pixel_unshuffle
 
 from .flow import Flow, Inversion
 from .numerics.fixed_point import Solver
 from .numerics.noise import Noise
 
-__all__ = ["Classifier", "Pool"]
-
-
-class Pool(nn.Module):
-    """The mean over height and width of max(x, 0) and of max(-x, 0): (B, C, H, W) to (B, 2 * 4^squeezes * C).
-
-    Parameters
-    ----------
-    squeezes : how often squares of two by two places become channels first: as often as a flow has made places of channels again,
-        so that what is pooled are the channels of its last stage.
-    """
-
-    def __init__(self, squeezes: int = 0) -> None:
-        super().__init__()
-        self.squeezes = squeezes
-
-    def forward(self, x: Tensor) -> Tensor:
-        for _ in range(self.squeezes):
-            x = pixel_unshuffle(x, 2)
-        return torch.cat((x.clamp(min=0).mean((2, 3)), (-x).clamp(min=0).mean((2, 3))), 1)
-
-    def extra_repr(self) -> str:
-        return f"squeezes={self.squeezes}"
+__all__ = ["Classifier"]
 
 
 class Classifier(nn.Module):
-    """Class scores of x: a linear map of features that determine x.
+    """Class scores of x: a linear map of what a head reads of features that determine x.
 
     Parameters
     ----------
@@ -99,12 +76,14 @@ class Classifier(nn.Module):
         *,
         solver: Solver | None = None,
         noise: Noise | None = None,
+        temperature: float = 1.0,
         tries: int = 10_000,
     ) -> Tensor:
         """n draws (n, *) of p(x | y) for the class y = ``label``, of the joint density p(x) p(y | x), without gradients.
 
         Latents of p(z) are kept with probability p(y | z), which is exact, and only the kept ones are inverted. Row i is a
-        function of (``noise.seed``, ``noise.rows[i]``).
+        function of (``noise.seed``, ``noise.rows[i]``). At another ``temperature`` p(z) is the base's, narrower or wider
+        around its center, and p(y | z) stays.
 
         Raises
         ------
@@ -124,7 +103,7 @@ class Classifier(nn.Module):
             left = torch.arange(n, device=z.device)
             for attempt in range(tries):
                 key = noise.at(attempt).select(left)
-                drawn = flow.latents(len(left), key.at(0))
+                drawn = flow.latents(len(left), key.at(0), temperature)
                 share = self.classify(drawn).softmax(1)[:, label]
                 kept = key.at(1).uniforms(share[:, None])[:, 0] < share
                 z[left[kept]] = drawn[kept]

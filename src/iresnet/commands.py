@@ -17,13 +17,16 @@ from .checkpoint import Network
 from .config import Config, build_config
 from .data import Dataset
 from .errors import UserError
+from .literals import as_typed
 from .numerics.fixed_point import NotConverged
+from .parallel import first
 from .progress import TrainingProgress, counting, told_in
 from .report import plus_minus, write_report
 from .rounding import at_most
 from .runs import RunFolder, certify_run, draw, evaluate_run, reconstruct_run, train_run
+from .runs.building import model_of
 
-__all__ = ["evaluate_command", "reconstruct_command", "scored", "train_command"]
+__all__ = ["evaluate_command", "in_parts", "reconstruct_command", "scored", "train_command"]
 
 
 @contextmanager
@@ -89,7 +92,8 @@ def train_command(
             raise UserError(f"{out} was trained on {RunFolder.open(out).config().data.name}: leave {given} out of --resume")
         if task and out and task != RunFolder.open(out).config().task:
             raise UserError(f"{out} is trained to {RunFolder.open(out).config().task}: leave --task {task} out of --resume")
-    settings = build_config(preset=preset, file=config, options=options, sets=list(sets))
+    start = None if init is None else model_of(init)
+    settings = build_config(preset=preset, file=config, options=options, sets=list(sets), start=start)
     if not resume and not settings.data.name:
         raise UserError("what shall be learned? Give DATA: a built-in name such as moons, or the path of a table")
     shown: list[TrainingProgress] = []
@@ -167,13 +171,13 @@ def _conclude(folder: RunFolder, quiet: bool) -> tuple[dict[str, Any], str]:
 def evaluate_command(
     folder: RunFolder, split: str, logdet: str | None, quiet: bool, *, report: bool = True
 ) -> tuple[dict[str, Any], str]:
-    """The figures of one split, and a table of them."""
+    """The figures of one split, and a table of them; after training (no ``report``) by the one process that is left."""
     if split not in ("train", "validation", "test"):
         raise UserError(f"--split {split}: it is train, validation or test")
     total = min(folder.status()["data"]["rows"].get(split, 0), folder.config().evaluate.rows or sys.maxsize)
-    with counting("evaluating", total, quiet) as progress:
-        content = evaluate_run(folder, split=split, logdet=logdet, progress=progress)
-    if report:
+    with counting("evaluating", total, quiet or not first()) as progress:
+        content = evaluate_run(folder, split=split, logdet=logdet, progress=progress, together=report)
+    if report and first():
         write_report(folder.path)
     return content, _figures(content)
 
@@ -182,7 +186,7 @@ def _figures(content: dict[str, Any]) -> str:
     """A table that fits into 80 columns: each mean with the estimator's error, that of the finite set, and the bias."""
     named = content.get("logdet")
     lines = [
-        f"{content['split']} set, {_count(content['rows'])}, {f'{named}, ' if named else ''}{content['seconds']:.1f} s",
+        f"{content['split']} set, {_count(content['rows'])}, {f'{as_typed(named)}, ' if named else ''}{content['seconds']:.1f} s",
         f"  {'':<26} {'mean':>12} {'estimator':>11} {'finite set':>11} {'bias':>10}",
     ]
     if "error" in content:
@@ -203,7 +207,12 @@ def _density_figures(content: dict[str, Any]) -> list[str]:
     if above is not None:
         lines.append(f"  {'true log p, same rows':<26} {content['true_log_density']:>12.4f}")
         lines.append(f"  {'nats above the truth':<26} {above['value']:>12.4f} {'':>11} {_error(above['stderr']):>11}")
-    lines += [f"  {name:<26} {value:>12.4f}" for name, value in content["baselines"].items()]
+    nats, bits = content["log_prob"], content["bits_per_dim"]
+    for name, value in content["baselines"].items():
+        lines.append(f"  {name:<26} {value:>12.4f}")
+        if bits is not None and nats["stderr_data"] > 0:  # the same unit for both, by their errors
+            other = bits["value"] + (nats["value"] - value) * bits["stderr_data"] / nats["stderr_data"]
+            lines.append(f"  {'  in bits/dim':<26} {other:>12.4f}")
     gain = content["nats_above_gaussian"]
     if gain is not None:
         lines.append(f"  {'nats above that Gaussian':<26} {gain['value']:>12.4f} {'':>11} {_error(gain['stderr']):>11}")
@@ -218,7 +227,17 @@ def scored(content: dict[str, Any]) -> str:
     if "predicted" in content:
         most = sorted(content["predicted"].items(), key=lambda item: -item[1])[:10]
         parts.append(f"{content['label']} predicted: {', '.join(f'{level} {number}' for level, number in most)}")
-    return f"{'; '.join(parts)}; in {content['out']}"
+    return f"{'; '.join(parts)}; in {content['out']}{in_parts(content)}"
+
+
+def in_parts(content: dict[str, Any]) -> str:
+    """Of an answer in a folder: how it was filled; empty for one in a file."""
+    if "parts" not in content:
+        return ""
+    before = f", {content['parts_before']} of them before" if content["parts_before"] else ""
+    parts, count = content["parts"], content["processes"]
+    told = f": {parts} part{'s' if parts != 1 else ''}{before}, {count} process{'es' if count != 1 else ''}"
+    return f"{told}, {content['seconds']:.1f} s, at most {content['peak_memory_mib']:,.0f} MiB of memory"
 
 
 def _count(rows: int) -> str:
@@ -240,8 +259,9 @@ def reconstruct_command(
         content = reconstruct_run(folder, rows=rows, split=split, solver=solver, progress=progress)
     if report:
         write_report(folder.path)
+    used = as_typed(content["solver"])
     lines = [
-        f"{content['split']} set, {_count(content['rows'])} there and back, {content['solver']}, {content['seconds']:.1f} s",
+        f"{content['split']} set, {_count(content['rows'])} there and back, {used}, {content['seconds']:.1f} s",
         f"  largest error of a row       {content['max_error']:.2e}  (flow's units; {content['max_error_user']:.2e} in yours)",
         f"  largest bound of one block   {at_most(content['worst_block_bound'], 3):.2e}  (guaranteed)",
         f"  largest latent error         {content['latent_backward_error']:.2e}  (|encode(x) - z|, float64)",

@@ -22,7 +22,7 @@ from .literals import parse_logdet, parse_solver, parse_value
 from .models import BASES
 from .presets import preset_changes
 
-__all__ = ["Config", "build_config", "read_toml", "to_toml"]
+__all__ = ["Config", "build_config", "keys", "read_toml", "to_toml"]
 
 
 def _readable(parse: Callable[[str], Any]) -> AfterValidator:
@@ -59,7 +59,7 @@ class DataConfig(_Section):
     support: dict[str, str] = {}
     dequantize: str | dict[str, float] | None = None
     n: int | None = Field(default=None, ge=10)
-    crop: int = Field(default=0, ge=0)
+    crop: Annotated[int, Field(ge=0)] | Literal["auto"] = 0
     flip: bool = False
 
 
@@ -77,7 +77,7 @@ class ModelConfig(_Section):
     base: str = "normal"
     components: int | None = Field(default=None, ge=1, le=10_000)
     pad: int = Field(default=0, ge=0, le=64)
-    pool: bool = True
+    head: Literal["linear", "pool", "convolution"] = "pool"
     split: bool = True
     dense: int = Field(default=0, ge=0)
     alpha: Annotated[float, Field(gt=0, lt=0.5)] | Literal["auto", "none"] = "auto"
@@ -87,6 +87,11 @@ class ModelConfig(_Section):
     @classmethod
     def _lipschitz(cls, value: Any) -> Any:
         return "free" if value is None else value
+
+    @field_validator("alpha", mode="before")
+    @classmethod
+    def _alpha(cls, value: Any) -> Any:
+        return "none" if value is None else value
 
     @field_validator("family")
     @classmethod
@@ -171,6 +176,7 @@ def build_config(
     file: str | Path | None = None,
     options: dict[str, Any] | None = None,
     sets: list[str] | tuple[str, ...] = (),
+    start: dict[str, Any] | None = None,
 ) -> Config:
     """The configuration from all its sources.
 
@@ -180,6 +186,7 @@ def build_config(
     file : a TOML file with sections as in a run folder's ``config.toml``.
     options : dotted keys to values; None values say nothing.
     sets : ``key=value`` texts with dotted keys.
+    start : dotted keys to values of a run whose weights are taken over, where no preset is named.
 
     Raises
     ------
@@ -198,7 +205,7 @@ def build_config(
     tree = Config().model_dump()
     task, name = flat.get("task", "density"), flat.get("data.name", "")
     below = preset_changes(task, preset, images=names_images(name)) if isinstance(task, str) and isinstance(name, str) else {}
-    for key, value in (below | flat).items():
+    for key, value in (below | ((start or {}) if preset is None else {}) | flat).items():
         _place(tree, key, value)
     try:
         return Config.model_validate(tree)
@@ -217,8 +224,13 @@ def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def keys() -> list[str]:
+    """All dotted keys of a configuration."""
+    return list(_flatten(Config().model_dump()))
+
+
 def _place(tree: dict[str, Any], key: str, value: Any) -> None:
-    known = list(_flatten(Config().model_dump()))
+    known = keys()
     section, _, name = key.rpartition(".")
     if key not in known:
         near = difflib.get_close_matches(key, known, 3, 0.4) or [other for other in known if other.endswith(f".{name}")]

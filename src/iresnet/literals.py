@@ -7,14 +7,14 @@ evaluated.
 from __future__ import annotations
 
 import ast
-from dataclasses import is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from types import ModuleType
 from typing import Any
 
 from .errors import UserError
 from .numerics import anderson, fixed_point, krylov, logdet, newton, series
 
-__all__ = ["parse_call", "parse_logdet", "parse_solver", "parse_value"]
+__all__ = ["as_typed", "parse_call", "parse_logdet", "parse_solver", "parse_value"]
 
 
 def _questions(*modules: ModuleType) -> dict[str, Any]:
@@ -60,6 +60,14 @@ def parse_logdet(text: str) -> logdet.LogDet:
 def parse_solver(text: str) -> fixed_point.Solver:
     """A solver, such as ``Picard(tol=1e-8)``. Raises UserError."""
     return parse_call(text, _SOLVERS)
+
+
+def as_typed(text: str) -> str:
+    """The shortest text that reads as the same estimator or solver: arguments at their defaults are left out."""
+    part = parse_call(text, _LOGDETS | _SOLVERS)
+    default = [(field.name, MISSING if field.default is MISSING else field.default) for field in fields(part)]
+    given = [f"{name}={getattr(part, name)!r}" for name, value in default if getattr(part, name) != value]
+    return f"{type(part).__name__}({', '.join(given)})"
 
 
 def parse_value(text: str) -> Any:

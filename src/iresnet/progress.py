@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-__all__ = ["TrainingProgress", "counting", "told_in"]
+__all__ = ["Count", "TrainingProgress", "counting", "told_in"]
 
 
 def _bars(console: Console, transient: bool) -> Progress:
@@ -87,13 +88,36 @@ class TrainingProgress:
             self.bars.stop()
 
 
+class Count:
+    """Counts rows that are done, in plain lines: the first after some seconds, then fewer and fewer, for a log is read later."""
+
+    def __init__(self, name: str, total: int | None, console: Console | None, first: float = 10.0) -> None:
+        self.name, self.total, self.done = name, total, 0
+        self.console, self.began, self.next = console, time.monotonic(), first
+
+    def __call__(self, rows: int, total: int | None = None) -> None:
+        """``rows`` more are done, of ``total`` if that is known by now."""
+        self.done, self.total = self.done + rows, self.total if total is None else total
+        seconds = time.monotonic() - self.began
+        if self.console is None or seconds < self.next:
+            return
+        self.next = max(1.5 * self.next, seconds + 1.0)
+        told = f"{self.name} {self.done:,}" + (f"/{self.total:,}" if self.total else "") + " rows"
+        if self.total and 0 < self.done < self.total:
+            told += f"  {100 * self.done // self.total} %  {seconds * (self.total - self.done) / self.done:.0f} s left"
+        self.console.print(f"{told}  {seconds:.0f} s", highlight=False, soft_wrap=True)
+
+
 @contextmanager
-def counting(name: str, total: int | None, quiet: bool) -> Iterator[Callable[[int], None]]:
-    """A bar for ``total`` rows, None if their number is yet to be found out; yields the function that counts them."""
+def counting(name: str, total: int | None, quiet: bool) -> Iterator[Callable[..., None]]:
+    """A bar for ``total`` rows, or plain lines where there is no terminal; yields the function that counts them.
+
+    It is called with a number of rows that are done and, once that is known, the number of all.
+    """
     console = Console(stderr=True)
     if quiet or not console.is_terminal:
-        yield lambda _: None
+        yield Count(name, total, None if quiet else console)
         return
     with _bars(console, transient=True) as bars:
         task = bars.add_task(name, total=total, told="", clock="left")
-        yield lambda rows: bars.update(task, advance=rows)
+        yield lambda rows, total=None: bars.update(task, advance=rows, **({} if total is None else {"total": total}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator
@@ -10,7 +11,7 @@ from typing import Any
 
 import typer
 
-__all__ = ["answer", "run_app", "telling"]
+__all__ = ["alone", "answer", "run_app", "telling"]
 
 
 def run_app(app: typer.Typer) -> None:
@@ -37,7 +38,7 @@ def run_app(app: typer.Typer) -> None:
 
 @contextmanager
 def telling() -> Iterator[None]:
-    """Errors that a user can act on, as one sentence and exit code 2; all others are the program's, and pass."""
+    """Errors that a user can act on, as one sentence and exit code 2 (1 if another process was lost); all others pass."""
     from .errors import UserError
 
     try:
@@ -46,10 +47,13 @@ def telling() -> Iterator[None]:
         _refuse(str(error))
     except RuntimeError as error:
         from .numerics.fixed_point import NotConverged
+        from .parallel import PeerLost
         from .train import Diverged
 
         if isinstance(error, (Diverged, NotConverged)):
             _refuse(str(error))
+        if isinstance(error, PeerLost):
+            _refuse(f"{error}; started again it goes on, a training with --resume --out RUN", code=1)
         if "out of memory" not in str(error):
             raise
         _refuse(str(error).splitlines()[0])
@@ -57,9 +61,18 @@ def telling() -> Iterator[None]:
         _refuse("out of memory; lower train.batch_size or evaluate.batch_size")
 
 
-def _refuse(message: str) -> None:
-    print(f"iresnet: {' '.join(message.split())}", file=sys.stderr, flush=True)
-    raise typer.Exit(2)
+def _refuse(message: str, code: int = 2) -> None:
+    which = f" (process {os.environ['RANK']})" if "RANK" in os.environ else ""
+    print(f"iresnet{which}: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    raise typer.Exit(code)
+
+
+def alone() -> None:
+    """For what one process does: the others that torchrun started have nothing to do, and end."""
+    from .parallel import first
+
+    if not first():
+        raise typer.Exit(0)
 
 
 def answer(content: dict[str, Any], as_json: bool, lines: Callable[[], str]) -> None:

@@ -234,7 +234,8 @@ class Trainer:
     def _judge(self, rows: Rows) -> Judgement:
         """What held-out rows say, shared among ranks."""
         mine = rows if self.ranks.count == 1 else rows.take(self.ranks.part(torch.arange(len(rows))))
-        sums = self.task.measure(mine, self.settings.seed)
+        # With fewer rows than ranks, one without rows measures the first for the shape of its zeros.
+        sums = self.task.measure(mine if len(mine) else rows.take(torch.arange(1)), self.settings.seed) * bool(len(mine))
         return self.task.judge(self.ranks.add(sums.to(self.ranks.device)))
 
     def _tell(self, split: str, numbers: Record) -> None:

@@ -137,6 +137,10 @@ def test_a_density_with_classes(tmp_path: Path) -> None:
     upper = read_table(tmp_path / "one.csv").values
     assert (upper[:, 1] < 0.5).mean() > 0.7, "mostly the lower moon, as much as so short a training tells them apart"
     assert answer("sample", folder, "-n", 5, "--out", tmp_path / "any.csv")["columns"] == ["x1", "x2"]
+    told = answer("sample", folder, "--per-class", 100, "--temperature", 0.7, "--out", tmp_path / "each.csv")
+    each = read_table(tmp_path / "each.csv")
+    assert told["rows"] == 200 and told["columns"] == ["x1", "x2", "moon"] and each.values[:, 2].tolist() == [0] * 100 + [1] * 100
+    assert each.values[100:, 1].mean() < each.values[:100, 1].mean(), "the second moon is the lower one"
     answer("score", folder, tmp_path / "one.csv", "--out", tmp_path / "scores.csv")
     scores = read_table(tmp_path / "scores.csv")
     assert scores.names == ("log_prob", "stderr", "predicted", "p_0", "p_1") and scores.values[:, 4].mean() > 0.6
@@ -149,7 +153,7 @@ def test_images_are_classified(tmp_path: Path) -> None:
     """Real digits of 8 x 8 pixels, as bytes."""
     bunch = load_digits()
     np.savez(tmp_path / "digits8.npz", images=(15 * bunch.images).astype(np.uint8), label=bunch.target.astype(np.uint8))
-    model = ("--set", "model.blocks=[2]", "--set", "model.hidden=[16,16]", "--set", "data.crop=0")
+    model = ("--set", "model.blocks=[2]", "--set", "model.hidden=[16,16]")
     train = ("--steps", 120, "--set", "train.lr=0.01", "--set", "evaluate.roundtrip=40")
     common = (tmp_path / "digits8.npz", "--task", "classify", *model, *train)
     found = answer("train", *common, "--set", "model.pad=3", "--out", tmp_path / "run")

@@ -143,6 +143,35 @@ def test_samples_of_a_class(conditional: Path, tmp_path: Path) -> None:
     assert load_extra(conditional)["schema"]["shape"] == [1, 8, 8]
 
 
+def test_samples_of_every_class(run: Path, conditional: Path, tmp_path: Path) -> None:
+    told = answer("sample", conditional, "--per-class", 5, "--seed", 3, "--out", tmp_path / "each.npz")
+    found = np.load(tmp_path / "each.npz")
+    assert told["rows"] == 10 and told["classes"] == ["0", "1"] and found["label"].tolist() == ["0"] * 5 + ["1"] * 5
+    for place, label in enumerate("01"):  # those of class k are what seed + k draws of it alone
+        words = ("-n", 5, "--context", f"label={label}", "--seed", 3 + place)
+        answer("sample", conditional, *words, "--out", tmp_path / "one.npz")
+        assert (np.load(tmp_path / "one.npz")["images"] == found["images"][5 * place : 5 * place + 5]).all()
+    answer("sample", conditional, "--per-class", 5, "--seed", 3, "--out", tmp_path / "each.png")
+    shown = np.asarray(Image.open(tmp_path / "each.png"))
+    factor = shown.shape[1] // (5 * 9 - 1)
+    assert shown.shape[0] // factor == 2 * 9 - 1 and (shown[::factor, ::factor][9:17, :8] == found["images"][5]).all()
+    assert "one row of them for each class" in (conditional / "report.html").read_text()
+    out = ("--out", tmp_path / "x.png")
+    assert "is conditional on nothing" in refused("sample", run, "--per-class", 2, *out)
+    assert "--per-class must be at least 1" in refused("sample", conditional, "--per-class", 0, *out)
+
+
+def test_a_run_to_start_from_brings_its_model(archive: Path, tmp_path: Path) -> None:
+    """From a classifier to a density without naming a setting of the model: alpha and depth are those of the classifier."""
+    answer("train", archive, "--task", "classify", "--steps", 3, *SMALL, "--out", tmp_path / "seen")
+    few = ("--steps", 2, "--set", "train.validation_rows=20", "--set", "train.batch_size=32")
+    answer("train", archive, "--init", tmp_path / "seen", *few, "--out", tmp_path / "run")
+    ours, theirs = load(tmp_path / "run"), load(tmp_path / "seen")
+    assert repr(ours.bijection) == repr(theirs.flow.bijection)  # type: ignore[union-attr]
+    told = refused("train", archive, "--init", tmp_path / "seen", "--preset", "tiny", *few, "--out", tmp_path / "other")
+    assert "another architecture" in told
+
+
 def test_scores_are_those_of_the_flow(run: Path, archive: Path, tmp_path: Path) -> None:
     told = answer("score", run, archive, "--draws", 4, "--out", tmp_path / "scores.npz")
     found = np.load(tmp_path / "scores.npz")
@@ -153,6 +182,9 @@ def test_scores_are_those_of_the_flow(run: Path, archive: Path, tmp_path: Path) 
 
 def test_reconstruct_and_interpolate(run: Path, conditional: Path, tmp_path: Path) -> None:
     found = answer("reconstruct", run, "--rows", 12)
+    whole = answer("reconstruct", run, "--rows", "all")
+    assert whole["rows"] == 30 and whole["latent_backward_error"] < 1e-5 and whole["max_error_user"] < 0.5
+    assert "--rows most: it is a number of rows, or all" in refused("reconstruct", run, "--rows", "most")
     assert found["rows"] == 12 and found["max_error_user"] < 1e-3 and found["worst_block_bound"] > 0 and found["steps_mean"] > 0
     told = answer("interpolate", run, "--pairs", 3, "--steps", 5, "--out", tmp_path / "way.npz")
     way = np.load(tmp_path / "way.npz")["images"].reshape(3, 5, 8, 8)
@@ -214,6 +246,7 @@ def test_evaluation_of_some_rows_and_by_presets(archive: Path) -> None:
     tiny = build_config(options={"data.name": str(archive)})
     assert tiny == build_config(preset="tiny", options={"data.name": str(archive)})
     assert isinstance(tiny.model.blocks, list)
+    assert build_config(sets=["model.alpha=none"]).model.alpha == "none"
     for preset in ("tiny", "small", "paper"):
         model = build_config(preset=preset, options={"data.name": "mnist"}).model
         assert isinstance(model.blocks, list)
@@ -237,6 +270,12 @@ def test_refusals(run: Path, archive: Path, tmp_path: Path) -> None:
     assert "images are written as .npz or as one picture, .png" in refused("sample", run, "--out", tmp_path / "a.csv")
     assert "--temperature 0 must be positive" in refused("sample", run, "--temperature", 0, "--out", tmp_path / "a.png")
     assert "needs at least one pair and two steps" in refused("interpolate", run, "--steps", 1)
+    assert "train.accumulate=" in refused("train", archive, "--set", "train.batch_size=1000000000", *out)
+    np.savez(tmp_path / "same.npz", x_train=np.zeros((40, 8, 8), np.uint8), y_train=np.zeros(40, np.int64))
+    np.savez(tmp_path / "bare.npz", x_train=np.zeros((40, 8, 8), np.uint8))
+    told = refused("train", tmp_path / "same.npz", "--label", "label", *out)
+    assert "label of same is always 0: leave --label out" in told
+    assert "put images into a folder for each class" in refused("train", tmp_path / "bare.npz", "--task", "classify", *out)
     assert "20 pairs need 40 test rows, and there are 30" in refused("interpolate", run, "--pairs", 20)
     np.savez(tmp_path / "wide.npz", images=np.zeros((10, 4, 8), np.uint8))
     assert "was trained on images of 8 x 8" in refused("score", run, tmp_path / "wide.npz", "--out", tmp_path / "a.csv")

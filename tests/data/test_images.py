@@ -250,7 +250,7 @@ def test_what_is_for_tables_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="has no label 'colour'; it has 'label'"):
         load(tmp_path / "set.npz", seed=0, label="colour")
     np.savez(tmp_path / "bare.npz", images=pictures(20))
-    with pytest.raises(UserError, match="has no labels to condition on"):
+    with pytest.raises(UserError, match="has no labels: put images into a folder for each class"):
         load(tmp_path / "bare.npz", seed=0, label="label")
 
 

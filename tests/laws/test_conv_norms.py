@@ -226,3 +226,28 @@ def test_messages():
     ):
         with pytest.raises(ValueError, match=match):
             call()
+
+
+def test_tables_made_in_any_mode_serve_in_every_other():
+    kernel = torch.randn(3, 4, 2, 3, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+    def frozen(size):
+        with torch.inference_mode():
+            return conv_bound(kernel, size)
+
+    def by_autograd(size):
+        leaf = kernel.clone().requires_grad_(True)
+        return torch.autograd.grad(conv_bound(leaf, size).sum(), leaf)[0]
+
+    def by_transform(size):
+        return torch.func.grad(lambda k: conv_bound(k, size).sum())(kernel)
+
+    def mapped(size):
+        return torch.func.vmap(lambda k: conv_bound(k, size))(kernel)
+
+    # Tables of a resolution are kept by whoever asks first, so each asks first for a resolution of its own.
+    for first, size in ((frozen, (11, 6)), (by_transform, (11, 7)), (mapped, (11, 8)), (by_autograd, (11, 9))):
+        first(size)
+        torch.testing.assert_close(mapped(size), frozen(size), rtol=1e-13, atol=0)
+        torch.testing.assert_close(by_transform(size), by_autograd(size), rtol=1e-12, atol=1e-15)
+        torch.testing.assert_close(frozen(size)[0], naive_bound(kernel[0], size, 6), rtol=1e-11, atol=0)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from iresnet.numerics.norms import frobenius_bound, gram_bound, orthogonal_bound, power_iteration, spectral_norm
+from iresnet.numerics.norms import frobenius_bound, gram_bound, gram_hold, orthogonal_bound, power_iteration, spectral_norm
 from iresnet.testing import adversarial_matrices, check_norm_bound
 
 BOUNDS = (gram_bound, frobenius_bound, orthogonal_bound)
@@ -102,6 +102,24 @@ def test_gram_gradient_is_zero_at_zero_and_does_not_depend_on_scale():
         gradients.append(torch.autograd.grad(gram_bound(scaled), scaled)[0])
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(gradients[2], gradients[1], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64, torch.bfloat16))
+@pytest.mark.parametrize("shape", ((3, 3), (2, 5), (5, 2), (1, 4), (6, 7, 4)))
+def test_held_weights_are_those_of_the_bound_and_so_is_their_gradient(shape, dtype):
+    for scale, share in ((3.0, 0.9), (0.1, 0.9), (0.0, 0.9), (1e-30, 0.9), (1e10, 1e-3)):
+        weight = (scale * torch.randn(shape, dtype=torch.float64)).to(dtype).requires_grad_(True)
+        by_held = torch.randn(shape, dtype=torch.float64).to(dtype)
+        plain = weight * (share / gram_bound(weight, 5).clamp(min=share))[..., None, None]
+        held = gram_hold(weight, share, 5)
+        torch.testing.assert_close(held, plain, rtol=0, atol=0)
+        (naive,) = torch.autograd.grad(plain, weight, by_held.to(plain.dtype))
+        (mine,) = torch.autograd.grad(held, weight, by_held.to(held.dtype))
+        close = 10 * torch.finfo(torch.promote_types(dtype, torch.float32)).eps * float(naive.abs().max())
+        torch.testing.assert_close(mine, naive, rtol=0, atol=close if dtype != torch.bfloat16 else 0)
+    if dtype == torch.float64:
+        raw = torch.randn(shape, dtype=dtype).requires_grad_(True)
+        assert torch.autograd.gradcheck(lambda one: gram_hold(one, 0.5, 4), raw)
 
 
 def test_batches_equal_single_matrices():

@@ -86,7 +86,7 @@ def test_uniforms_lie_in_the_open_interval(dtype):
 def test_the_extreme_words_stay_inside(dtype, monkeypatch):
     # No search finds the word of all ones: put it there.
     words = torch.tensor([[-1, 0, 2**62, -(2**63)]])
-    monkeypatch.setattr(Noise, "_bits", lambda self, shape, device: words)
+    monkeypatch.setattr(Noise, "_words", lambda self, like: words)
     values = Noise(0).uniforms(torch.empty(1, 4, dtype=dtype))
     assert float(values.min()) > 0 and float(values.max()) < 1
     assert torch.isfinite(Noise(0).normals(torch.empty(1, 4, dtype=dtype))).all()
@@ -105,6 +105,21 @@ def test_fresh_noise_obeys_torchs_seed():
     again = Noise.fresh(4)
     assert first.seed == again.seed != second.seed
     assert first.rows is not None and first.rows.tolist() == [0, 1, 2, 3]
+
+
+def test_signs_are_the_lowest_bits_of_the_mixing_function_in_whole_numbers():
+    golden, mask = 0x9E3779B97F4A7C15, (1 << 64) - 1
+
+    def mix(value: int) -> int:
+        value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & mask
+        value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & mask
+        return value ^ (value >> 31)
+
+    for seed in (0, 42, (1 << 64) - 3):
+        found = Noise(seed, torch.tensor([0, 7, 2**62, -5])).signs(torch.empty(4, 50))
+        for row, signs in zip((0, 7, 2**62, -5), found.tolist(), strict=True):
+            key = mix(mix((row * golden + seed) & mask))
+            assert signs == [1.0 - 2.0 * (mix((key + place * golden) & mask) & 1) for place in range(1, 51)]
 
 
 def test_the_numbers_themselves_are_fixed():

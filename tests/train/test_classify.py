@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from iresnet import Exact, UserError, certify, load, save
 from iresnet.bijections import Residual
-from iresnet.classifier import Classifier, Pool
+from iresnet.classifier import Classifier
 from iresnet.config import build_config
 from iresnet.models import dense_classifier, dense_flow, dense_resnet, image_classifier, image_resnet, resnet164
 from iresnet.numerics.noise import Noise
@@ -131,13 +131,6 @@ def test_images_are_found_again_from_their_features(pad: int, split: bool) -> No
     assert found.value.shape[1] == 1 + pad and (found.value - network.widen(x)).abs().max() < 1e-6
     with pytest.raises(ValueError, match="has no density") if pad else pytest.raises(ValueError, match="got 9"):
         network.sample(9, 1)
-
-
-def test_pooling_reads_the_channels_of_the_last_stage() -> None:
-    x = torch.randn(2, 4, 8, 8)
-    inner = torch.nn.functional.pixel_unshuffle(x, 2)
-    expected = torch.cat((inner.clamp(min=0).mean((2, 3)), (-inner).clamp(min=0).mean((2, 3))), 1)
-    assert torch.equal(Pool(1)(x), expected) and expected.shape == (2, 32)
 
 
 @pytest.mark.parametrize(("per", "expected"), [("branch", 0.9), ("layer", 0.9**3)])

@@ -134,3 +134,24 @@ def test_without_a_compiler_training_goes_on(monkeypatch) -> None:
     with pytest.warns(UserWarning, match="training goes on without compiled kernels: torch.compile found no C"):
         flow, _ = trained(compile=True)
     assert not any(part.compiled for part in flow.modules() if hasattr(part, "compiled"))
+
+
+@pytest.mark.slow
+def test_compiled_training_on_images_is_eager_training_to_rounding(tmp_path, monkeypatch) -> None:
+    if compiling.compile(iresnet.dense_flow(2, blocks=1)).bijection.parts[2].branch.compiled is not True:  # type: ignore[union-attr]
+        pytest.skip("torch finds no C++ compiler here")
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    x = 256 * torch.rand(64, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    losses, flows = [], []
+    for compiled in (False, True):
+        torch._dynamo.reset()
+        torch.manual_seed(0)
+        flow = iresnet.image_flow((1, 8, 8), blocks=(2,), hidden=8)
+        history = iresnet.fit(flow, x, steps=6, batch_size=32, log_every=1, compile=compiled)
+        losses.append([record["loss"] for record in history if record["split"] == "train"])
+        flows.append(flow)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4) and losses[0][-1] < losses[0][0]
+    plain, fast = flows
+    assert list(plain.state_dict()) == list(fast.state_dict()) and repr(plain) == repr(fast)
+    fast.load_state_dict(plain.state_dict())
+    assert torch.equal(fast.log_prob(x), plain.log_prob(x)), "evaluation is not compiled"

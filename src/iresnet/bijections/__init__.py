@@ -4,6 +4,7 @@ from .actnorm import ActNorm
 from .base import Bijection, Transform
 from .chain import Chain
 from .pixels import Pixels
+from .points import PointNorm
 from .reshape import Flatten, Split, Squeeze, Unflatten, Unsqueeze
 from .residual import Residual
 from .whiten import Whiten
@@ -14,6 +15,7 @@ __all__ = [
     "Chain",
     "Flatten",
     "Pixels",
+    "PointNorm",
     "Residual",
     "Split",
     "Squeeze",

@@ -4,6 +4,8 @@ Heavy modules are imported by the command that needs them, so that ``--help`` is
 """
 
 from . import training, using  # the commands, in the order of --help
+
+from . import comparing, exporting, reproducing  # isort: skip
 from .app import app, main
 
-__all__ = ["app", "main", "training", "using"]
+__all__ = ["app", "comparing", "exporting", "main", "reproducing", "training", "using"]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..terminal import run_app
+from .completing import runs
 
 if TYPE_CHECKING:
     from ..runs import RunFolder
@@ -24,7 +25,9 @@ app = typer.Typer(
     "Start with **iresnet train moons --preset quick**, or **iresnet train table.csv**, and open the report in the run folder.",
 )
 
-Run = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run, as `iresnet train --out` made it.")]
+Run = Annotated[
+    Path, typer.Argument(metavar="RUN", help="The folder of a run, as `iresnet train --out` made it.", autocompletion=runs)
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, and nothing else there.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 

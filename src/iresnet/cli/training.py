@@ -5,14 +5,15 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from ..terminal import answer, telling
+from . import completing
 from .app import Json, Quiet, app
 
-__all__ = ["train"]
+__all__ = ["data_options", "train"]
 
 
 @app.command()
@@ -25,6 +26,7 @@ def train(
             "digits), images (mnist, fashion_mnist, cifar10, cifar100, digits-images, a folder of images or of Parquet, an NPZ "
             "of uint8, owner/name on the hub), a table (.csv .parquet .npz .npy), or the name of one of these in the folder "
             "that IRESNET_DATA names.",
+            autocompletion=completing.data,
         ),
     ] = None,
     out: Annotated[
@@ -36,12 +38,15 @@ def train(
             help="density; classify: predict a class column by features that can be inverted; or hybrid: both at once.  "
             "[default: density]",
             show_default=False,
+            autocompletion=completing.tasks,
         ),
     ] = None,
     preset: Annotated[
         str | None,
         typer.Option(
-            help="For tables: quick, small-table (up to a few thousand rows), standard, thorough. For images: tiny, small, paper."
+            help="For tables: quick, small-table (up to a few thousand rows), standard, thorough. "
+            "For images: tiny, small, paper.",
+            autocompletion=completing.presets,
         ),
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps.")] = None,
@@ -64,9 +69,13 @@ def train(
     config: Annotated[Path | None, typer.Option(help="A TOML file with sections data, model, train, evaluate.")] = None,
     sets: Annotated[
         list[str] | None,
-        typer.Option("--set", help="key=value with a dotted key, such as model.blocks=12; repeatable."),
+        typer.Option(
+            "--set",
+            help="key=value with a dotted key, such as model.blocks=12; repeatable.",
+            autocompletion=completing.settings,
+        ),
     ] = None,
-    init: Annotated[Path | None, typer.Option(help="Start from the weights of this run.")] = None,
+    init: Annotated[Path | None, typer.Option(help="Start from the weights of this run.", autocompletion=completing.runs)] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out, bit for bit.")] = False,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -89,14 +98,10 @@ def train(
         "train.minutes": minutes,
         "train.compile": compiled,
         "data.name": data,
-        "data.columns": _names(columns),
-        "data.drop": _names(drop),
-        "data.missing": missing,
         "data.label": label,
         "data.context": _names(context),
-        "data.support": _pairs(support),
-        "data.dequantize": _resolutions(dequantize),
     }
+    flat |= {f"data.{key}": value for key, value in data_options(columns, drop, missing, support, dequantize).items()}
     options = {key: value for key, value in flat.items() if value is not None}
     with telling():
         command = shlex.join(["iresnet", *sys.argv[1:]])
@@ -117,6 +122,20 @@ def train(
         answer(found, as_json, lambda: text)
         if found["status"] != "finished":
             raise typer.Exit(130)
+
+
+def data_options(
+    columns: str | None, drop: str | None, missing: str | None, support: list[str] | None, dequantize: str | None
+) -> dict[str, Any]:
+    """What the options about a table say, as the section "data" of a configuration writes it; what is not given is left out."""
+    found = {
+        "columns": _names(columns),
+        "drop": _names(drop),
+        "missing": missing,
+        "support": _pairs(support),
+        "dequantize": _resolutions(dequantize),
+    }
+    return {key: value for key, value in found.items() if value is not None}
 
 
 def _names(text: str | None) -> list[str] | None:

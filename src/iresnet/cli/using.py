@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..terminal import answer, telling
+from ..terminal import alone, answer, telling
+from . import completing
 from .app import Json, Quiet, Run, app, open_run
+from .completing import splits
 
 if TYPE_CHECKING:
     from ..runs import RunFolder
+
+PartRows = Annotated[
+    int | None,
+    typer.Option(help="Of a folder: rows of a part, about; done whole or not at all.  [default: some MiB]", show_default=False),
+]
+Device = Annotated[str, typer.Option(help="cpu, cuda, or auto: a GPU for each process if there is one.")]
 
 __all__ = ["certify", "evaluate", "interpolate", "reconstruct", "sample", "score"]
 
@@ -19,23 +28,29 @@ __all__ = ["certify", "evaluate", "interpolate", "reconstruct", "sample", "score
 @app.command()
 def evaluate(
     run: Run,
-    split: Annotated[str, typer.Option(help="test, validation or train.")] = "test",
+    split: Annotated[str, typer.Option(help="test, validation or train.", autocompletion=splits)] = "test",
     logdet: Annotated[str | None, typer.Option(help='Estimator, such as "Exact()" or "PowerSeries(probes=8)".')] = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Held-out figures of a run with all their errors: log-likelihood, or error rate, or both."""
     from ..commands import evaluate_command
+    from ..parallel import first
 
     with telling():
         content, text = evaluate_command(open_run(run), split, logdet, quiet or as_json)
-        answer(content, as_json, lambda: text)
+        if first():
+            answer(content, as_json, lambda: text)
 
 
 @app.command()
 def sample(
     run: Run,
     n: Annotated[int, typer.Option("-n", help="How many rows.")] = 1000,
+    per_class: Annotated[
+        int | None,
+        typer.Option(help="Instead of -n: rows of each class, in a picture one row for each, of a conditional or hybrid model."),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -50,68 +65,84 @@ def sample(
     ] = False,
     temperature: Annotated[float, typer.Option(help="Below 1: likelier rows, of less variety.")] = 1.0,
     solver: Annotated[str | None, typer.Option(help='Solver, such as "Picard(tol=1e-8)".')] = None,
+    part_rows: PartRows = None,
+    device: Device = "cpu",
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Draw new rows, in your own units, each inverted with an error bound."""
-    from ..progress import counting
-    from ..runs import sample_run
+    """Draw new rows, in your own units, each inverted with an error bound.
 
-    with telling(), counting("sampling", n, quiet or as_json) as progress:
+    With a folder as **--out**, in parts, by all processes of torchrun, and on from where it was stopped.
+    """
+    from ..commands import in_parts
+    from ..parallel import first
+    from ..progress import counting
+    from ..runs import sample_classes, sample_run
+
+    with telling(), counting("sampling", n, quiet or as_json or not first()) as progress:
         folder = open_run(run)
         images = folder.status()["data"].get("kind") == "images"
-        found = sample_run(
-            folder,
-            n,
-            out or Path("samples.png" if images else "samples.csv"),
-            context=context or [],
-            seed=seed,
-            continuous=continuous,
-            temperature=temperature,
-            solver=solver,
-            progress=progress,
-        )
-        told = "images" if images else f"rows of {len(found['columns'])} columns"
-        answer(found, as_json, lambda: f"{found['rows']} {told} in {found['out']}")
+        place = out or Path("samples.png" if images else "samples.csv")
+        asked: dict[str, Any] = {"context": context or [], "seed": seed, "continuous": continuous, "temperature": temperature}
+        asked |= {"solver": solver, "device": device, "progress": progress}
+        if per_class is None:
+            found = sample_run(folder, n, place, part_rows=part_rows, **asked)
+        else:
+            found = sample_classes(folder, per_class, place, **asked)
+        if not first():
+            return
+        told = "images" if images else f"rows of {len(found['columns'])} columns" if "columns" in found else "rows"
+        answer(found, as_json, lambda: f"{found['rows']} {told} in {found['out']}{in_parts(found)}")
 
 
 @app.command()
 def score(
     run: Run,
-    data: Annotated[str, typer.Argument(metavar="DATA", help="A table with the model's columns, or a built-in name.")],
-    out: Annotated[Path, typer.Option(help="Where to: .csv, .parquet or .npz, one row per input row, in order.")],
+    data: Annotated[
+        str,
+        typer.Argument(
+            metavar="DATA", help="A table with the model's columns, or a built-in name.", autocompletion=completing.data
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option(help="Where to: .csv, .parquet or .npz, one row per input row, in order; or a folder, in parts.")
+    ],
     logdet: Annotated[str | None, typer.Option(help='Estimator, such as "PowerSeries(probes=8)".')] = None,
     missing: Annotated[str, typer.Option(help="error, or drop rows with missing values.")] = "error",
     draws: Annotated[int, typer.Option(help="Of the noise that spreads columns of levels; log p is the mean over them.")] = 8,
+    part_rows: PartRows = None,
+    device: Device = "cpu",
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """log p of each row of DATA, with its standard error, in your own units: low values are anomalies.
 
     Of a run that was trained to classify: the class predicted, and the probability of each.
+
+    DATA may be a folder of Parquet or CSV files. With a folder as **--out**, rows are streamed into parts, by all processes of
+    torchrun, and on from where it was stopped.
     """
     from ..commands import scored
+    from ..parallel import first
     from ..progress import counting
     from ..runs import score_run
 
     with telling():
         folder = open_run(run)
-        with counting("scoring", None, quiet or as_json) as progress:
-            found = score_run(folder, data, out, logdet=logdet, missing=missing, draws=draws, progress=progress)
-        answer(
-            found,
-            as_json,
-            lambda: scored(found),
-        )
+        with counting("scoring", None, quiet or as_json or not first()) as progress:
+            options = {"logdet": logdet, "missing": missing, "draws": draws, "part_rows": part_rows, "device": device}
+            found = score_run(folder, data, out, progress=progress, **options)
+        if first():
+            answer(found, as_json, lambda: scored(found))
 
 
 @app.command()
 def reconstruct(
     run: Run,
     rows: Annotated[
-        int | None, typer.Option(help="How many rows; the run's evaluate.roundtrip by default.", show_default=False)
+        str | None, typer.Option(help="How many rows, or all; the run's evaluate.roundtrip by default.", show_default=False)
     ] = None,
-    split: Annotated[str, typer.Option(help="test, validation or train.")] = "test",
+    split: Annotated[str, typer.Option(help="test, validation or train.", autocompletion=splits)] = "test",
     solver: Annotated[str | None, typer.Option(help='Solver, such as "Picard(tol=1e-8)".')] = None,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -119,8 +150,9 @@ def reconstruct(
     """The way there and back: encode held-out rows, invert, and compare with what is guaranteed."""
     from ..commands import reconstruct_command
 
+    alone()
     with telling():
-        content, text = reconstruct_command(open_run(run), rows, split, solver, quiet or as_json)
+        content, text = reconstruct_command(open_run(run), _rows(rows), split, solver, quiet or as_json)
         answer(content, as_json, lambda: text)
 
 
@@ -137,7 +169,7 @@ def interpolate(
     ] = None,
     pairs: Annotated[int, typer.Option(help="Pairs of rows, drawn at random.")] = 6,
     steps: Annotated[int, typer.Option(help="Points from one to the other, both ends included.")] = 8,
-    split: Annotated[str, typer.Option(help="test, validation or train.")] = "test",
+    split: Annotated[str, typer.Option(help="test, validation or train.", autocompletion=splits)] = "test",
     seed: Annotated[int, typer.Option(help="Which rows.")] = 0,
     solver: Annotated[str | None, typer.Option(help='Solver, such as "Picard(tol=1e-8)".')] = None,
     quiet: Quiet = False,
@@ -147,6 +179,7 @@ def interpolate(
     from ..progress import counting
     from ..runs import interpolate_run
 
+    alone()
     with telling(), counting("inverting", pairs * steps, quiet or as_json) as progress:
         folder = open_run(run)
         images = folder.status()["data"].get("kind") == "images"
@@ -162,11 +195,23 @@ def certify(run: Run, quiet: Quiet = False, as_json: Json = False) -> None:
     """What is guaranteed about each block, beside what is measured."""
     from ..runs import certify_run
 
+    alone()
     with telling():
         folder = open_run(run)
         content = certify_run(folder)
         _write_report(folder)
         answer(content, as_json, lambda: content["table"])
+
+
+def _rows(text: str | None) -> int | None:
+    """A number of rows, which "all" is as well; None as it is."""
+    from ..errors import UserError
+
+    if text is None or text == "all":
+        return None if text is None else sys.maxsize
+    if not text.lstrip("-").isdigit():
+        raise UserError(f"--rows {text}: it is a number of rows, or all")
+    return int(text)
 
 
 def _write_report(folder: RunFolder) -> None:

@@ -1,6 +1,7 @@
 """Floor 1: modules that know their Lipschitz constant."""
 
 from .activations import Activation, activation
+from .attention import AttentionBound, AttentionBranch, attention_constant
 from .base import Bound, Branch, bind_all
 from .branches import FAMILIES, DenseBranch, NormalizedBranch, dense_branch, penalty
 from .conv import ConvBound
@@ -8,11 +9,15 @@ from .conv_branches import CONV_FAMILIES, ConvBranch, NormalizedConvBranch, conv
 from .conv_sandwich import SandwichConvBranch
 from .dense import DenseBound
 from .sandwich import SandwichBranch
+from .sets import SET_FAMILIES, NormalizedSetBranch, SandwichSetBranch, SetBound, set_branch
 
 __all__ = [
     "CONV_FAMILIES",
     "FAMILIES",
+    "SET_FAMILIES",
     "Activation",
+    "AttentionBound",
+    "AttentionBranch",
     "Bound",
     "Branch",
     "ConvBound",
@@ -21,11 +26,16 @@ __all__ = [
     "DenseBranch",
     "NormalizedBranch",
     "NormalizedConvBranch",
+    "NormalizedSetBranch",
     "SandwichBranch",
     "SandwichConvBranch",
+    "SandwichSetBranch",
+    "SetBound",
     "activation",
+    "attention_constant",
     "bind_all",
     "conv_branch",
     "dense_branch",
     "penalty",
+    "set_branch",
 ]

@@ -81,7 +81,10 @@ class Activation:
         raise TypeError(f"{type(self).__name__} does not act on each entry alone and has no slope")
 
     def gradient(self, value: Tensor, slope: Tensor, by_value: Tensor, by_slope: Tensor) -> Tensor:
-        """Gradient by x of a function of value and slope, from its gradients by these; only where ``curved``."""
+        """Gradient by x of a function of value and slope, from its gradients by these; only where ``curved``.
+
+        ``by_value`` may be overwritten.
+        """
         raise TypeError(f"{type(self).__name__} does not tell its second derivative from its value and slope")
 
 
@@ -94,7 +97,7 @@ class ReLU(Activation):
         return torch.relu(x), (x > 0).to(x.dtype)
 
     def gradient(self, value: Tensor, slope: Tensor, by_value: Tensor, by_slope: Tensor) -> Tensor:
-        return by_value * slope
+        return by_value.mul_(slope)
 
 
 class ELU(Activation):
@@ -126,7 +129,7 @@ class Tanh(Activation):
         return value, torch.addcmul(torch.ones((), dtype=x.dtype, device=x.device), value, value, value=-1.0)
 
     def gradient(self, value: Tensor, slope: Tensor, by_value: Tensor, by_slope: Tensor) -> Tensor:
-        return torch.addcmul(by_value, value, by_slope, value=-2.0).mul_(slope)
+        return by_value.addcmul_(value, by_slope, value=-2.0).mul_(slope)
 
 
 class Sigmoid(Activation):
@@ -141,7 +144,7 @@ class Sigmoid(Activation):
         return value, value * (1.0 - value)
 
     def gradient(self, value: Tensor, slope: Tensor, by_value: Tensor, by_slope: Tensor) -> Tensor:
-        return torch.addcmul(by_value, 1.0 - 2.0 * value, by_slope).mul_(slope)
+        return by_value.addcmul_(1.0 - 2.0 * value, by_slope).mul_(slope)
 
 
 class Softplus(Activation):
@@ -157,7 +160,7 @@ class Softplus(Activation):
         return self(x), torch.sigmoid(x)
 
     def gradient(self, value: Tensor, slope: Tensor, by_value: Tensor, by_slope: Tensor) -> Tensor:
-        return torch.addcmul(by_value, 1.0 - slope, by_slope).mul_(slope)
+        return by_value.addcmul_(1.0 - slope, by_slope).mul_(slope)
 
 
 class LipSwish(Activation):
@@ -206,7 +209,7 @@ class Sine(Activation):
         return torch.sin(x), torch.cos(x)
 
     def gradient(self, value: Tensor, slope: Tensor, by_value: Tensor, by_slope: Tensor) -> Tensor:
-        return (by_value * slope).addcmul_(value, by_slope, value=-1.0)
+        return by_value.mul_(slope).addcmul_(value, by_slope, value=-1.0)
 
 
 _KNOWN = {name.lower(): globals()[name] for name in __all__ if name not in ("Activation", "activation")}

@@ -8,15 +8,18 @@ Everything above this floor only ever sees the pure function.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Literal, Protocol, Self
 
 import torch
 from torch import Tensor, nn
 
 from ..numerics.norms import gram_bound
+from .activations import Activation
 
-__all__ = ["Bound", "Branch", "Guarantee", "bind_all"]
+__all__ = ["Bound", "Branch", "Guarantee", "LayeredBound", "bind_all"]
 
 Guarantee = Literal["sound", "estimate", "none"]
 
@@ -48,6 +51,73 @@ class Bound(Protocol):
     def to(self, dtype: torch.dtype) -> Self:
         """The same function, computed in another precision."""
         ...
+
+
+@dataclass(frozen=True, eq=False)
+class LayeredBound:
+    """A stack of affine layers with an activation between them: what a :class:`Bound` of any such layers has in common.
+
+    Parameters
+    ----------
+    weights : of the n >= 2 layers.
+    offsets : n vectors, each (h,), or (B, h) where a per-row context was added.
+    activation : applied after every layer but the last.
+    certified : Lipschitz bound that the construction guarantees, or None to take the product of the layers' own bounds.
+    """
+
+    weights: tuple[Tensor, ...]
+    offsets: tuple[Tensor, ...]
+    activation: Activation
+    certified: float | None = None
+
+    def norm(self, weight: Tensor, steps: int = 6) -> Tensor:
+        """Sound bound () of the norm of a layer, by that many steps of Gram iteration."""
+        raise NotImplementedError
+
+    @property
+    def bends(self) -> int:
+        """How many times the activation is applied."""
+        return len(self.weights) - 1
+
+    @property
+    def lipschitz(self) -> float:
+        """A sound upper bound of the Lipschitz constant, whatever way the weights were made."""
+        return self.certified if self.certified is not None else self._measured
+
+    @cached_property
+    def _measured(self) -> float:
+        with torch.no_grad():
+            product = self.activation.lipschitz**self.bends
+            for weight in self.weights:
+                product *= float(self.norm(weight.detach().double() if weight.device.type != "mps" else weight.detach(), 8))
+        return product * (1 + 1e-12)
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        return (*self.weights, *self.offsets)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.weights[0].dtype
+
+    def select(self, rows: Tensor) -> Self:
+        return self._map_offsets(lambda offset: offset[rows])
+
+    def repeat(self, times: int) -> Self:
+        return self._map_offsets(lambda offset: offset.repeat_interleave(times, 0))
+
+    def _map_offsets(self, change: Callable[[Tensor], Tensor]) -> Self:
+        if all(offset.dim() == 1 for offset in self.offsets):
+            return self
+        return replace(self, offsets=tuple(change(offset) if offset.dim() > 1 else offset for offset in self.offsets))
+
+    def to(self, dtype: torch.dtype) -> Self:
+        if dtype == self.dtype:
+            return self
+        weights, offsets = (tuple(one.to(dtype) for one in ones) for ones in (self.weights, self.offsets))
+        # Rounding to fewer bits may lengthen a weight: what was certified of the old ones is not known of the new.
+        narrower = torch.finfo(dtype).eps > torch.finfo(self.dtype).eps
+        return replace(self, weights=weights, offsets=offsets, certified=None if narrower else self.certified)
 
 
 class Branch(nn.Module):

@@ -29,7 +29,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ..numerics.norms import frobenius_bound, gram_bound, orthogonal_bound, power_iteration
+from ..numerics.norms import frobenius_bound, gram_bound, gram_hold, orthogonal_bound, power_iteration
 from .activations import Activation, activation
 from .base import Branch
 from .dense import DenseBound
@@ -152,6 +152,8 @@ class NormalizedBranch(DenseBranch):
     def _hold(self, weight: Tensor, share: float, index: int, last: bool) -> Tensor:
         if self.family == "free":
             return weight
+        if self.family == "gram":
+            return gram_hold(weight, share, self.steps)
         if self.family == "bjorck" and not last:  # the last layer may be small: a new block is the identity
             return share * _bjorck(weight, self.steps)
         if self.family == "power":
@@ -163,7 +165,7 @@ class NormalizedBranch(DenseBranch):
         elif self.family == "frobenius":
             bound = frobenius_bound(weight)
         else:
-            bound = gram_bound(weight, self.steps if self.family == "gram" else 6)
+            bound = gram_bound(weight)
         return weight * (share / bound.clamp(min=share))[..., None, None]
 
     def signature(self) -> Any:

@@ -16,8 +16,7 @@ Layers, products and trace are in :mod:`iresnet.contract.conv_layers`, gradients
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
 
 import torch
@@ -25,75 +24,39 @@ from torch import Tensor
 
 from ..numerics.convolution import conv_bound, tap_bound
 from ..numerics.linearize import Linearization, linearize
-from .activations import Activation
+from .base import LayeredBound
 from .conv_layers import ConvLayers, channels_last, convolve, pull, push, run_layers, trace
 from .conv_pullback import pull_back
 
 __all__ = ["ConvBound"]
 
 
-@dataclass(frozen=True, eq=False)
-class ConvBound:
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ConvBound(LayeredBound):
     """A stack of convolutions with explicit tensors, a function of images (B, C, H, W) of one size.
+
+    Its weights are kernels (h_1, C, k, k), ..., (C, h_(n-1), k, k) of odd sizes; an activation acts on the channels. The rest is
+    as in :class:`~iresnet.contract.base.LayeredBound`.
 
     Parameters
     ----------
-    kernels : n >= 2 kernels, (h_1, C, k, k), ..., (C, h_(n-1), k, k), of odd sizes.
-    offsets : n vectors, each (h,), or (B, h) where a per-row context was added.
-    activation : applied to the channels after every layer but the last.
     shape : (C, H, W) of the images; the Lipschitz bound holds at this size only.
-    certified : Lipschitz bound that the construction guarantees, or None to take the product of the kernels' own bounds.
     preactivate : apply the activation to x first, as the papers do. There is then no exact trace.
     """
 
-    kernels: tuple[Tensor, ...]
-    offsets: tuple[Tensor, ...]
-    activation: Activation
     shape: tuple[int, int, int]
-    certified: float | None = None
     preactivate: bool = False
 
     @property
-    def lipschitz(self) -> float:
-        """A sound upper bound of the Lipschitz constant, whatever way the kernels were made."""
-        return self.certified if self.certified is not None else self._measured
+    def kernels(self) -> tuple[Tensor, ...]:
+        return self.weights
 
-    @cached_property
-    def _measured(self) -> float:
-        with torch.no_grad():
-            product = self.activation.lipschitz ** (len(self.kernels) - (not self.preactivate))
-            for kernel in self.kernels:
-                wide = kernel.detach().double() if kernel.device.type != "mps" else kernel.detach()
-                product *= float(conv_bound(wide, self.shape[1:], 8))
-        return product * (1 + 1e-12)
+    def norm(self, weight: Tensor, steps: int = 6) -> Tensor:
+        return conv_bound(weight, self.shape[1:], steps)
 
     @property
-    def tensors(self) -> tuple[Tensor, ...]:
-        return (*self.kernels, *self.offsets)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.kernels[0].dtype
-
-    def select(self, rows: Tensor) -> ConvBound:
-        return self._map_offsets(lambda offset: offset[rows])
-
-    def repeat(self, times: int) -> ConvBound:
-        return self._map_offsets(lambda offset: offset.repeat_interleave(times, 0))
-
-    def _map_offsets(self, change: Callable[[Tensor], Tensor]) -> ConvBound:
-        if all(offset.dim() == 1 for offset in self.offsets):
-            return self
-        return replace(self, offsets=tuple(change(offset) if offset.dim() > 1 else offset for offset in self.offsets))
-
-    def to(self, dtype: torch.dtype) -> ConvBound:
-        if dtype == self.dtype:
-            return self
-        kernels = tuple(kernel.to(dtype) for kernel in self.kernels)
-        # Rounding to fewer bits may lengthen a kernel: what was certified of the old ones is not known of the new.
-        narrower = torch.finfo(dtype).eps > torch.finfo(self.dtype).eps
-        certified = None if narrower else self.certified
-        return replace(self, kernels=kernels, offsets=tuple(offset.to(dtype) for offset in self.offsets), certified=certified)
+    def bends(self) -> int:
+        return len(self.weights) - (not self.preactivate)
 
     def __call__(self, x: Tensor) -> Tensor:
         hidden = self._image(x)
@@ -144,7 +107,7 @@ class ConvBound:
     @cached_property
     def _sizes(self) -> list[tuple[float, float]]:
         """(spectral bound, sum of the taps' Frobenius norms) of each kernel, for the rounding analysis."""
-        return [(float(conv_bound(kernel, self.shape[1:])), float(tap_bound(kernel))) for kernel in self.kernels]
+        return [(float(self.norm(kernel)), float(tap_bound(kernel))) for kernel in self.kernels]
 
     def rounding(self, x: Tensor) -> Tensor:
         r"""Bound (B,) of the 2-norm rounding error of one evaluation at x (B, C, H, W), by running error analysis.

@@ -101,7 +101,7 @@ class ConvBranch(Branch):
             offsets = tuple(bias + shift for bias, shift in zip(offsets, shifts, strict=True))
         certified = self.lipschitz if self.guarantee == "sound" else None
         kernels = tuple(weight.contiguous(memory_format=torch.channels_last) for weight in weights)
-        return ConvBound(kernels, offsets, self.activation, self.shape, certified, self.preactivate)
+        return ConvBound(kernels, offsets, self.activation, certified, shape=self.shape, preactivate=self.preactivate)
 
     def norms(self, weights: tuple[Tensor, ...]) -> list[Tensor]:
         return [conv_bound(weight, self.shape[1:]) for weight in weights]

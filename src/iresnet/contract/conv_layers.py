@@ -119,9 +119,10 @@ def times(vectors: Tensor, slope: Tensor | None) -> Tensor:
     """Products (m B, h, H, W) with slopes (B, h, H, W), if there are any."""
     if slope is None:
         return vectors
-    if len(vectors) == len(slope):
+    count = slope.shape[0]  # not len(), which a tracer takes for a constant
+    if vectors.shape[0] == count:
         return vectors * slope
-    return (vectors.unflatten(0, (-1, len(slope))) * slope).flatten(0, 1)
+    return (vectors.unflatten(0, (-1, count)) * slope).flatten(0, 1)
 
 
 def channels_last(x: Tensor) -> Tensor:

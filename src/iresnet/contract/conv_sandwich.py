@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from .activations import Activation
 from .conv_branches import ConvBranch, together
-from .sandwich import sides
+from .sandwich import free_parameters, refuse_unless_monotone, sides
 
 __all__ = ["SandwichConvBranch"]
 
@@ -51,22 +51,12 @@ class SandwichConvBranch(ConvBranch):
         taps: int = 3,
     ) -> None:
         super().__init__(shape, hidden, lipschitz, nonlinearity, context, taps=taps)
-        if not self.activation.monotone:
-            name = type(self.activation).__name__
-            raise ValueError(
-                f"sandwich layers need a monotone activation with slope in [0, 1], which {name} is not; try 'tanh' or 'elu'"
-            )
+        refuse_unless_monotone(self.activation)
         first, *_, last = self._passing()
         self.first = nn.Parameter(torch.empty(first, self.shape[0], taps, taps))
         self.last = nn.Parameter(torch.zeros(self.shape[0], last, taps, taps))  # a new block is the identity
         nn.init.orthogonal_(self.first)
-        self.square, self.rest = nn.ParameterList(), nn.ParameterList()
-        for inner, outputs, inputs in self._shapes():
-            columns = min(inner, outputs + inputs)
-            others = abs(outputs + inputs - inner)
-            self.square.append(nn.Parameter(torch.randn(columns, columns) / math.sqrt(columns)))
-            self.rest.append(nn.Parameter(torch.randn(others, columns) / math.sqrt(columns)))
-        self.psi = nn.ParameterList(nn.Parameter(torch.zeros(inner)) for inner in self.hidden)
+        self.square, self.rest, self.psi = free_parameters(self._shapes())
 
     def _passing(self) -> list[int]:
         """Channels that pass between sandwich layers, from the first convolution to the last."""

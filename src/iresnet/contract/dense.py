@@ -7,9 +7,8 @@ one forward pass and no autograd; and for one or two hidden layers so does the t
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from dataclasses import dataclass
+from functools import cache, cached_property, partial
 from itertools import pairwise
 
 import torch
@@ -18,71 +17,24 @@ from torch.nn.functional import linear
 
 from ..numerics.linearize import Linearization, linearize
 from ..numerics.norms import gram_bound
-from .activations import Activation
-from .pullback import Layers, affine, from_left, pull_back, run_forward, trace_kernel
+from .base import LayeredBound
+from .pullback import Layers, affine, from_left, pull_back, run_forward, times, trace_half
 
 __all__ = ["DenseBound"]
 
 
 @dataclass(frozen=True, eq=False)
-class DenseBound:
-    """A multilayer perceptron with explicit tensors.
+class DenseBound(LayeredBound):
+    """A multilayer perceptron with explicit tensors: weights (h_1, d), ..., (d, h_(n-1)).
 
-    Parameters
-    ----------
-    weights : n >= 2 matrices, (h_1, d), ..., (d, h_(n-1)).
-    offsets : n vectors, each (h,), or (B, h) where a per-row context was added.
-    activation : applied after every layer but the last.
-    certified : Lipschitz bound that the construction guarantees, or None to take the product of the weights' Gram bounds.
-    compiled : run training's passes through kernels made by ``torch.compile``.
+    ``compiled`` runs training's passes through kernels made by ``torch.compile``. The rest is as in
+    :class:`~iresnet.contract.base.LayeredBound`.
     """
 
-    weights: tuple[Tensor, ...]
-    offsets: tuple[Tensor, ...]
-    activation: Activation
-    certified: float | None = None
     compiled: bool = False
 
-    @property
-    def lipschitz(self) -> float:
-        """A sound upper bound of the Lipschitz constant, whatever way the weights were made."""
-        return self.certified if self.certified is not None else self._measured
-
-    @cached_property
-    def _measured(self) -> float:
-        with torch.no_grad():
-            product = self.activation.lipschitz ** (len(self.weights) - 1)
-            for weight in self.weights:
-                product *= float(gram_bound(weight.detach().double() if weight.device.type != "mps" else weight.detach(), 8))
-        return product * (1 + 1e-12)
-
-    @property
-    def tensors(self) -> tuple[Tensor, ...]:
-        return (*self.weights, *self.offsets)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.weights[0].dtype
-
-    def select(self, rows: Tensor) -> DenseBound:
-        return self._map_offsets(lambda offset: offset[rows])
-
-    def repeat(self, times: int) -> DenseBound:
-        return self._map_offsets(lambda offset: offset.repeat_interleave(times, 0))
-
-    def _map_offsets(self, change: Callable[[Tensor], Tensor]) -> DenseBound:
-        if all(offset.dim() == 1 for offset in self.offsets):
-            return self
-        return replace(self, offsets=tuple(change(offset) if offset.dim() > 1 else offset for offset in self.offsets))
-
-    def to(self, dtype: torch.dtype) -> DenseBound:
-        if dtype == self.dtype:
-            return self
-        weights = tuple(weight.to(dtype) for weight in self.weights)
-        # Rounding to fewer bits may lengthen a weight: what was certified of the old ones is not known of the new.
-        narrower = torch.finfo(dtype).eps > torch.finfo(self.dtype).eps
-        certified = None if narrower else self.certified
-        return replace(self, weights=weights, offsets=tuple(offset.to(dtype) for offset in self.offsets), certified=certified)
+    def norm(self, weight: Tensor, steps: int = 6) -> Tensor:
+        return gram_bound(weight, steps)
 
     def __call__(self, x: Tensor) -> Tensor:
         hidden = x
@@ -103,14 +55,17 @@ class DenseBound:
         at = run_forward(layers, x)
         slopes = at.slopes
 
+        @cache
+        def half() -> Tensor:
+            return trace_half(self.weights, slopes)
+
         def jvp(vector: Tensor) -> Tensor:
             for weight, slope in zip(self.weights[:-1], slopes, strict=True):
-                vector = linear(vector, weight) * slope
+                vector = times(linear(vector, weight), slope)
             return linear(vector, self.weights[-1])
 
         def trace() -> Tensor:
-            kernel = trace_kernel(self.weights)
-            return slopes[0] @ kernel if len(slopes) == 1 else ((slopes[1] @ kernel) * slopes[0]).sum(1)
+            return (half() * slopes[0]).sum(1)
 
         def jacobian() -> Tensor:
             # Rows of J^T, so that each layer is one large product of shape (B d, h).
@@ -119,7 +74,7 @@ class DenseBound:
                 columns = linear(columns, weight) * slope[:, None, :]
             return linear(columns, self.weights[-1]).mT
 
-        attach = partial(pull_back, layers, x, at) if self.attaches else None
+        attach = partial(pull_back, layers, x, at, half) if self.attaches else None
         core = partial(_core, self.weights, slopes) if self.rank < x.shape[1] else None
         vjp, short = partial(from_left, layers, slopes), trace if len(slopes) <= 2 else None
         return Linearization(at.value, vjp, jvp, short, jacobian, attach, core)
@@ -147,7 +102,7 @@ class DenseBound:
     @cached_property
     def _sizes(self) -> list[tuple[float, float]]:
         """(spectral, Frobenius) bounds of each weight, for the rounding analysis."""
-        return [(float(gram_bound(weight)), float(torch.linalg.matrix_norm(weight))) for weight in self.weights]
+        return [(float(self.norm(weight)), float(torch.linalg.matrix_norm(weight))) for weight in self.weights]
 
     def rounding(self, x: Tensor) -> Tensor:
         r"""Bound (B,) of the 2-norm rounding error of one evaluation at x, by running error analysis.

@@ -22,10 +22,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from ..numerics.linearize import Probed, refuse_second_derivatives
+from ..numerics.linearize import Probed, refuse_second_derivatives, transforming
 from .activations import Activation
 
-__all__ = ["Layers", "Pass", "affine", "from_left", "pull_back", "run_forward", "trace_kernel"]
+__all__ = ["Layers", "Pass", "affine", "from_left", "pull_back", "run_forward", "times", "trace_half"]
 
 
 class Layers(NamedTuple):
@@ -82,8 +82,15 @@ def from_left(layers: Layers, slopes: tuple[Tensor, ...], vector: Tensor) -> Ten
 
 def _from_left(layers: Layers, slopes: tuple[Tensor, ...], vector: Tensor) -> Tensor:
     for weight, slope in zip(layers.weights[:0:-1], slopes[::-1], strict=True):
-        vector = (vector @ weight) * slope
+        vector = times(vector @ weight, slope)
     return vector @ layers.weights[0]
+
+
+def times(fresh: Tensor, factor: Tensor) -> Tensor:
+    """``fresh * factor``, in the memory of ``fresh``, still in the cache, where neither a graph nor autocast forbids it."""
+    if torch.is_grad_enabled() or fresh.dtype != factor.dtype or transforming():
+        return fresh * factor
+    return fresh.mul_(factor)
 
 
 def _forward(layers: Layers, x: Tensor) -> Pass:
@@ -95,19 +102,26 @@ def _forward(layers: Layers, x: Tensor) -> Pass:
     return Pass(tuple(values), tuple(slopes), affine(hidden, layers.weights[-1], layers.offsets[-1]))
 
 
-def trace_kernel(weights: Sequence[Tensor]) -> Tensor:
-    r"""K with tr J = s_1 . K for one hidden layer (h,), and s_2 . K s_1 for two, (h_2, h_1)."""
+def trace_half(weights: Sequence[Tensor], slopes: Sequence[Tensor]) -> Tensor:
+    r"""T with tr J the sum of :math:`T \circ s_1` over the units, (h,) for one hidden layer, (B, h_1) for two."""
     if len(weights) == 2:
         return (weights[0] * weights[1].mT).sum(1)
+    return slopes[1] @ _kernel(weights)
+
+
+def _kernel(weights: Sequence[Tensor]) -> Tensor:
+    r"""K (h_2, h_1) with :math:`\operatorname{tr} J = s_2^T K s_1`, for two hidden layers."""
     return weights[1] * (weights[0] @ weights[2]).mT
 
 
-def pull_back(layers: Layers, x: Tensor, at: Pass, probed: Probed) -> tuple[Tensor, Tensor]:
+def pull_back(layers: Layers, x: Tensor, at: Pass, half: Callable[[], Tensor], probed: Probed) -> tuple[Tensor, Tensor]:
     """g(x) (B, d) and the log-determinant (B,), differentiable by x and by all tensors of the layers.
 
     The numbers are those of ``at``, the pass at x without a graph, and of ``probed``; the gradient is that of the surrogate.
+    ``half`` gives what :func:`trace_half` does.
     """
-    return _PullBack.apply((layers.activation, layers.compiled), at, probed, x, *layers.weights, *layers.offsets)
+    known = half() if probed.trace and not probed.recompute else None
+    return _PullBack.apply((layers.activation, layers.compiled), at, known, probed, x, *layers.weights, *layers.offsets)
 
 
 class _PullBack(torch.autograd.Function):
@@ -115,21 +129,23 @@ class _PullBack(torch.autograd.Function):
 
     @staticmethod
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any, kind: tuple[Activation, bool], at: Pass, probed: Probed, x: Tensor, *tensors: Tensor
+        ctx: Any, kind: tuple[Activation, bool], at: Pass, half: Tensor | None, probed: Probed, x: Tensor, *tensors: Tensor
     ) -> tuple[Tensor, Tensor]:
         kept = () if probed.recompute else (*at.hidden, *at.slopes)
-        ctx.save_for_backward(x, probed.left, probed.right, *tensors, *kept)
+        ctx.save_for_backward(x, probed.left, probed.right, half, *tensors, *kept)
         ctx.kind, ctx.count, ctx.trace = kind, len(tensors) // 2, probed.trace
         return at.value.clone(), probed.total.clone()
 
     @staticmethod
     def backward(ctx: Any, by_value: Tensor, by_logdet: Tensor) -> tuple[Any, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         refuse_second_derivatives()
-        x, left, right, *rest = ctx.saved_tensors
+        x, left, right, half, *rest = ctx.saved_tensors
         tensors, kept = rest[: 2 * ctx.count], rest[2 * ctx.count :]
         layers, depth = Layers(tuple(tensors[: ctx.count]), tuple(tensors[ctx.count :]), *ctx.kind), ctx.count - 1
         at = Pass(tuple(kept[:depth]), tuple(kept[depth:]), x) if kept else run_forward(layers, x)
-        return None, None, None, *_call(_gradients, layers, x, at[:2], by_value, by_logdet, left, right, ctx.trace)
+        if ctx.trace and half is None:
+            half = trace_half(layers.weights, at.slopes)
+        return None, None, None, None, *_call(_gradients, layers, x, at[:2], by_value, by_logdet, left, right, half)
 
 
 def _gradients(
@@ -140,17 +156,19 @@ def _gradients(
     by_logdet: Tensor,
     left: Tensor,
     right: Tensor,
-    trace: bool,
+    half: Tensor | None,
 ) -> tuple[Tensor, ...]:
-    """Gradients by x, weights and offsets of ``by_value . g(x) + by_logdet (mean <left, J right> + tr J)``, summed over rows."""
-    weights, (hidden, slopes) = layers.weights, at
-    left = left * (by_logdet / len(left))[:, None]
-    inputs = (x, *hidden)
+    """Gradients by x, weights and offsets of ``by_value . g(x) + by_logdet (mean <left, J right> + tr J)``, summed over rows.
+
+    ``half`` is what :func:`trace_half` gave, or None to leave out tr J. What was just computed is overwritten where it can be:
+    the tensors of a pass do not fit into a cache.
+    """
+    weights, (hidden, slopes), scale = layers.weights, at, by_logdet[:, None]
+    left, inputs = left * (scale / len(left)), (x, *hidden)
     entering, pushed = [right], []  # what v is when it enters each layer, and when it leaves it
     for weight, slope in zip(weights[:-1], slopes, strict=True):
         pushed.append(entering[-1] @ weight.mT)
         entering.append(pushed[-1] * slope)
-    traced = _trace_gradients(weights, slopes, by_logdet[:, None]) if trace else ()
     by_weights: list[Tensor] = [x] * len(weights)
     by_offsets: list[Tensor] = [x] * len(weights)
     delta = by_value
@@ -160,28 +178,25 @@ def _gradients(
         by_offsets[index] = delta.sum(0) if layers.offsets[index].dim() == 1 else delta
         delta = delta @ weights[index]
         if index:
-            value, slope, back = inputs[index], slopes[index - 1], left @ weights[index]
-            left = back * slope
-            by_slope = back[0].mul_(pushed[index - 1][0]) if len(back) == 1 else (back * pushed[index - 1]).sum(0)
-            if traced:
-                by_slope += traced[1][index - 1]
+            value, slope, left = inputs[index], slopes[index - 1], left @ weights[index]
+            by_slope = pushed[index - 1].mul_(left)
+            by_slope, left = by_slope[0] if len(left) == 1 else by_slope.sum(0), left.mul_(slope)
+            if half is not None and index == 1:
+                by_slope = by_slope.addcmul_(half, scale)
+            elif half is not None:
+                by_slope = by_slope.addmm_(slopes[0] * scale, _kernel(weights).mT)
             delta = layers.activation.gradient(value, slope, delta, by_slope)
-    if traced:
-        for mine, more in zip(by_weights, traced[0], strict=True):
+    if half is not None:
+        for mine, more in zip(by_weights, _trace_gradients(weights, slopes, scale), strict=True):
             mine += more
     return (delta, *by_weights, *by_offsets)
 
 
-def _trace_gradients(
-    weights: Sequence[Tensor], slopes: Sequence[Tensor], scale: Tensor
-) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """Gradients of the sum over rows of ``scale`` (B, 1) times tr J, by the weights and by the slopes."""
+def _trace_gradients(weights: Sequence[Tensor], slopes: Sequence[Tensor], scale: Tensor) -> tuple[Tensor, ...]:
+    """Gradients of the sum over rows of ``scale`` (B, 1) times tr J, by the weights."""
     if len(weights) == 2:
         by_kernel = (scale.mT @ slopes[0]).mT
-        return (by_kernel * weights[1].mT, (by_kernel * weights[0]).mT), (scale * trace_kernel(weights),)
-    inner = (weights[0] @ weights[2]).mT
-    kernel, scaled = weights[1] * inner, slopes[1] * scale
-    by_kernel = scaled.mT @ slopes[0]
+        return by_kernel * weights[1].mT, (by_kernel * weights[0]).mT
+    by_kernel = slopes[1].mT @ (slopes[0] * scale)
     by_inner = (by_kernel * weights[1]).mT
-    by_weights = (by_inner @ weights[2].mT, by_kernel * inner, weights[0].mT @ by_inner)
-    return by_weights, (scaled @ kernel, (slopes[0] @ kernel.mT).mul_(scale))
+    return by_inner @ weights[2].mT, by_kernel.mul_((weights[0] @ weights[2]).mT), weights[0].mT @ by_inner

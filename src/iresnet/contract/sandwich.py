@@ -33,7 +33,7 @@ from ..numerics.norms import orthogonal_bound
 from .activations import Activation
 from .branches import DenseBranch
 
-__all__ = ["SandwichBranch", "cayley", "sides"]
+__all__ = ["SandwichBranch", "cayley", "free_parameters", "refuse_unless_monotone", "sides"]
 
 # Psi stays within e^-8 and e^8: far enough to matter for any data, near enough never to overflow.
 _PSI_LIMIT = 8.0
@@ -74,18 +74,8 @@ class SandwichBranch(DenseBranch):
         context: int = 0,
     ) -> None:
         super().__init__(features, hidden, lipschitz, nonlinearity, context)
-        if not self.activation.monotone:
-            name = type(self.activation).__name__
-            raise ValueError(
-                f"sandwich layers need a monotone activation with slope in [0, 1], which {name} is not; try 'tanh' or 'elu'"
-            )
-        self.square, self.rest = nn.ParameterList(), nn.ParameterList()
-        for inner, outputs, inputs in self._shapes():
-            columns = min(inner, outputs + inputs)
-            others = abs(outputs + inputs - inner)
-            self.square.append(nn.Parameter(torch.randn(columns, columns) / math.sqrt(columns)))
-            self.rest.append(nn.Parameter(torch.randn(others, columns) / math.sqrt(columns)))
-        self.psi = nn.ParameterList(nn.Parameter(torch.zeros(inner)) for inner in self.hidden)
+        refuse_unless_monotone(self.activation)
+        self.square, self.rest, self.psi = free_parameters(self._shapes())
         self.gain = nn.Parameter(torch.zeros(features))
 
     def _shapes(self) -> list[tuple[int, int, int]]:
@@ -120,6 +110,25 @@ class SandwichBranch(DenseBranch):
         width = max(self.hidden)
         last, fold = torch.finfo(dtype).eps, torch.finfo(wide).eps
         return 4 * (len(self.hidden) + 1) * (last * (math.sqrt(width) + 4) + fold * width * math.sqrt(width))
+
+
+def refuse_unless_monotone(nonlinearity: Activation) -> None:
+    """ValueError for what sandwich layers do not bound."""
+    if not nonlinearity.monotone:
+        name = type(nonlinearity).__name__
+        raise ValueError(
+            f"sandwich layers need a monotone activation with slope in [0, 1], which {name} is not; try 'tanh' or 'elu'"
+        )
+
+
+def free_parameters(shapes: Sequence[tuple[int, int, int]]) -> tuple[nn.ParameterList, nn.ParameterList, nn.ParameterList]:
+    r"""X, Y and :math:`\log \Psi` of sandwich layers of those (inner, outputs, inputs), to begin with."""
+    square, rest = nn.ParameterList(), nn.ParameterList()
+    for inner, outputs, inputs in shapes:
+        columns, others = min(inner, outputs + inputs), abs(outputs + inputs - inner)
+        square.append(nn.Parameter(torch.randn(columns, columns) / math.sqrt(columns)))
+        rest.append(nn.Parameter(torch.randn(others, columns) / math.sqrt(columns)))
+    return square, rest, nn.ParameterList(nn.Parameter(torch.zeros(inner)) for inner, _, _ in shapes)
 
 
 def sides(shape: tuple[int, int, int], square: Tensor, rest: Tensor, psi: Tensor, wide: torch.dtype) -> tuple[Tensor, Tensor]:

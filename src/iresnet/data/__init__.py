@@ -14,6 +14,7 @@ from .fitting import fit_schema
 from .images import Augmentation, ImageSchema, read_schema
 from .loading import BUILT_IN, load, load_rows
 from .schema import Schema
+from .streaming import Source, open_rows
 from .tables import Table, read_table, split
 from .write import check_writable, write_arrays, write_columns
 
@@ -26,12 +27,14 @@ __all__ = [
     "Diagnosis",
     "ImageSchema",
     "Schema",
+    "Source",
     "Split",
     "Table",
     "check_writable",
     "fit_schema",
     "load",
     "load_rows",
+    "open_rows",
     "read_schema",
     "read_table",
     "split",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from .reading import ENDINGS, exists, read_columns
 from .schema import Schema
 from .tables import Table, build_table, natural_label, split
 
-__all__ = ["BUILT_IN", "load", "load_rows"]
+__all__ = ["BUILT_IN", "load", "load_rows", "locate", "needed", "rows_from"]
 
 BUILT_IN = tuple(sorted((*toy.NAMES, "digits", *IMAGE_NAMES)))
 _TOY_SIZES = 20_000, 5_000, 20_000
@@ -126,19 +126,31 @@ def load_rows(name_or_path: str | os.PathLike[str], schema: Schema | ImageSchema
     name = os.fspath(name_or_path)
     if isinstance(schema, ImageSchema):
         return load_image_rows(name, schema)
-    wanted = [column.name for column in schema.context]
     if name in toy.NAMES:
-        source, found = name, _toy_columns(name)
-    else:
-        source, found = ("digits", _digits()) if name == "digits" else _read(name)
-    absent = [column for column in (*schema.names, *wanted) if column not in found]
+        return rows_from(name, _toy_columns(name), schema, missing=missing)
+    return rows_from(*(("digits", _digits()) if name == "digits" else _read(name)), schema, missing=missing)
+
+
+def rows_from(
+    source: str, found: dict[str, np.ndarray], schema: Schema, *, missing: str = "error", numbers: np.ndarray | None = None
+) -> Split:
+    """As :func:`load_rows`, from columns ``found`` (N,); ``numbers`` (N,) are those of the rows, None for 0 to N - 1."""
+    wanted = needed(source, found, schema)[len(schema.names) :]
+    others = [column for column in found if column not in {*schema.names, *wanted}]
+    given: dict[str, Any] = {"columns": schema.names, "drop": others, "label": None, "context": wanted}
+    table = build_table(source, found, missing=missing, numbers=numbers, **given)
+    return _split(table, torch.arange(len(table)), schema.encode_context(table.aside), None)
+
+
+def needed(source: str, there: Iterable[str], schema: Schema) -> list[str]:
+    """The names of the columns and then of the context that ``schema`` asks for. Raises UserError if one is not ``there``."""
+    there = list(there)
+    wanted = [*schema.names, *(column.name for column in schema.context)]
+    absent = [name for name in wanted if name not in there]
     if absent:
         shown = ", ".join(absent[:8]) + (f" and {len(absent) - 8} more" if len(absent) > 8 else "")
-        there = ", ".join(list(found)[:12])
-        raise UserError(f"{source} has no column {shown}, which the model was trained on; it has {there}")
-    others = [column for column in found if column not in {*schema.names, *wanted}]
-    table = build_table(source, found, columns=schema.names, drop=others, missing=missing, label=None, context=wanted)
-    return _split(table, torch.arange(len(table)), schema.encode_context(table.aside), None)
+        raise UserError(f"{source} has no column {shown}, which the model was trained on; it has {', '.join(there[:12])}")
+    return wanted
 
 
 def _split(table: Table, part: Tensor, encoded: Tensor | None, labels: Tensor | None) -> Split:
@@ -212,20 +224,31 @@ def _load_toy(name: str, seed: int, label: str | None, context: Sequence[str], n
 
 
 def _read(name: str) -> tuple[str, dict[str, np.ndarray]]:
-    """The file meant by a path, or by a name in the folder of data or its direct subfolders."""
+    path = locate(name)
+    return str(path), read_columns(path)
+
+
+def locate(name: str) -> Path:
+    """The file or folder meant by a path, or the table of that name in the folder of data or its direct subfolders.
+
+    Raises
+    ------
+    UserError
+        If there is none that ``name`` could mean. A path is returned whether or not anything is there.
+    """
     path = Path(name)
     there = exists(path)
     if there and not path.is_dir():
-        return name, read_columns(path)
+        return path
     folder = os.environ.get("IRESNET_DATA")
     places = _places(Path(folder)) if folder else []
     hits = [file for file in places if name in (file.stem, file.name)]
     if len(hits) > 1:
         raise UserError(f"{name} could be {' or '.join(map(str, hits))}; give the path")
     if hits:
-        return str(hits[0]), read_columns(hits[0])
+        return hits[0]
     if there or path.suffix.lower() in ENDINGS or len(path.parts) > 1:
-        return name, read_columns(path)  # which tells what is wrong with the path
+        return path
     known = [*BUILT_IN, *(file.stem for file in places)]
     near = difflib.get_close_matches(name, known, n=3)
     hint = f"did you mean {' or '.join(near)}? " if near else ""

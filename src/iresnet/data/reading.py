@@ -19,7 +19,17 @@ from ..errors import UserError
 if TYPE_CHECKING:
     import pyarrow
 
-__all__ = ["ENDINGS", "NPZ_LABELS", "exists", "is_number", "read_columns"]
+__all__ = [
+    "ENDINGS",
+    "NPZ_LABELS",
+    "arrow_column",
+    "check_names",
+    "delimiter",
+    "exists",
+    "is_number",
+    "not_valid",
+    "read_columns",
+]
 
 ENDINGS = (".csv", ".parquet", ".npz", ".npy")
 NPZ_LABELS = ("y", "label", "labels")
@@ -94,27 +104,37 @@ def _from_arrow(path: Path, ending: str) -> dict[str, np.ndarray]:
             table = pyarrow.csv.read_csv(
                 path,
                 read_options=pyarrow.csv.ReadOptions(use_threads=False, block_size=block),
-                parse_options=pyarrow.csv.ParseOptions(delimiter=_delimiter(path)),
+                parse_options=pyarrow.csv.ParseOptions(delimiter=delimiter(path)),
                 convert_options=pyarrow.csv.ConvertOptions(strings_can_be_null=True),
             )
         names = table.column_names
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not in UTF-8; save it in that encoding") from error
     except (pa.ArrowException, OSError) as error:
-        text = " ".join(str(error).split())
-        raise UserError(f"{path} is not a valid {ending[1:].upper()} file: {text[:200]}") from error
-    repeated = sorted({name for name in names if names.count(name) > 1})
-    if repeated:
-        raise UserError(f"{path} has several columns named {', '.join(map(repr, repeated))}; rename them")
-    if ending == ".csv" and names and all(is_number(name) for name in names):
-        raise UserError(f"the first line of {path} holds numbers ({', '.join(names[:3])}, ...); put the column names there")
+        raise not_valid(path, error) from error
+    check_names(path, names)
     if ending == ".csv" and any(pa.types.is_binary(item) for item in table.schema.types):
         raise UserError(f"{path} is not in UTF-8; save it in that encoding")
     kept = [name for name in names if not re.fullmatch(r"__index_level_\d+__", name)]  # pandas' index is no column
-    return {name: _arrow_column(table.column(name)) for name in kept}
+    return {name: arrow_column(table.column(name)) for name in kept}
 
 
-def _arrow_column(column: pyarrow.ChunkedArray) -> np.ndarray:
+def not_valid(path: Path, error: Exception) -> UserError:
+    """What to raise where pyarrow cannot read a file."""
+    return UserError(f"{path} is not a valid {path.suffix[1:].upper()} file: {' '.join(str(error).split())[:200]}")
+
+
+def check_names(path: Path, names: list[str]) -> None:
+    """Refuse a file whose columns' names say nothing. Raises UserError."""
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise UserError(f"{path} has several columns named {', '.join(map(repr, repeated))}; rename them")
+    if path.suffix.lower() == ".csv" and names and all(is_number(name) for name in names):
+        raise UserError(f"the first line of {path} holds numbers ({', '.join(names[:3])}, ...); put the column names there")
+
+
+def arrow_column(column: pyarrow.ChunkedArray) -> np.ndarray:
+    """A column of pyarrow's as float64, NaN where missing, or as text, empty where missing."""
     import pyarrow as pa
     import pyarrow.compute
 
@@ -131,7 +151,7 @@ def _arrow_column(column: pyarrow.ChunkedArray) -> np.ndarray:
     return np.asarray(["" if item is None else str(item) for item in column.to_pylist()], dtype=np.str_)
 
 
-def _delimiter(path: Path) -> str:
+def delimiter(path: Path) -> str:
     """Comma, unless the header has none and has semicolons or tabs instead."""
     with path.open("rb") as file:
         header = file.readline(1 << 20)

@@ -16,7 +16,7 @@ from ..errors import UserError
 from .diagnose import Diagnosis, diagnose
 from .reading import NPZ_LABELS, is_number, read_columns
 
-__all__ = ["Table", "build_table", "known_names", "natural_label", "read_table", "split"]
+__all__ = ["Table", "absent_in", "build_table", "known_names", "natural_label", "read_table", "split"]
 
 _FEWEST_ROWS = 10  # below, a tenth of the rows is less than one
 
@@ -85,8 +85,9 @@ def build_table(
     missing: str,
     label: str | None,
     context: Sequence[str],
+    numbers: np.ndarray | None = None,
 ) -> Table:
-    """As :func:`read_table`, from columns ``found`` already; ``path`` is for messages."""
+    """As :func:`read_table`, from columns ``found`` already; ``path`` is for messages, ``numbers`` (N,) those of the rows."""
     if missing not in ("error", "drop"):
         raise UserError(f"missing must be error or drop, got {missing!r}")
     for option, given in (("--columns", columns or ()), ("--drop", drop), ("--context", context)):
@@ -111,14 +112,15 @@ def build_table(
 
     used = {name: found[name] for name in [*names, *set_aside]}
     keep = _present(used, path, missing)
+    rows = np.flatnonzero(keep) if numbers is None else numbers[keep]
     values = np.column_stack([found[name] for name in names])[keep]
     if not len(values):
         raise UserError(f"{path}: every row has a missing value; --drop the columns that are mostly empty")
-    _refuse_infinite(names, values, np.flatnonzero(keep), path)
+    _refuse_infinite(names, values, rows, path)
     if not keep.all():
         notes.append(f"{int((~keep).sum())} of {len(keep)} rows are left out because a value is missing")
     aside = {name: found[name][keep] for name in set_aside}
-    return Table(path, tuple(names), values, aside, np.flatnonzero(keep), tuple(notes), unasked)
+    return Table(path, tuple(names), values, aside, rows, tuple(notes), unasked)
 
 
 def natural_label(path: str, found: dict[str, np.ndarray]) -> str | None:
@@ -153,9 +155,14 @@ def _refuse_text(name: str, column: np.ndarray, path: str) -> None:
     )
 
 
+def absent_in(column: np.ndarray) -> np.ndarray:
+    """Where a column (N,) has no value."""
+    return (column == "") if column.dtype.kind == "U" else np.isnan(column)
+
+
 def _present(used: dict[str, np.ndarray], path: str, missing: str) -> np.ndarray:
     """Which rows (N,) have a value in every column in use."""
-    absent = {name: (column == "") if column.dtype.kind == "U" else np.isnan(column) for name, column in used.items()}
+    absent = {name: absent_in(column) for name, column in used.items()}
     worst = [f"{name} ({int(mask.sum())})" for name, mask in absent.items() if mask.any()]
     keep = ~np.any(np.column_stack(list(absent.values())), axis=1)
     if worst and missing == "error":

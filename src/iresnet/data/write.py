@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import zipfile
 from collections.abc import Mapping
@@ -33,8 +34,10 @@ def check_writable(path: str | os.PathLike[str]) -> str:
     return ending
 
 
-def write_columns(path: str | os.PathLike[str], columns: Mapping[str, Any]) -> Path:
+def write_columns(path: str | os.PathLike[str], columns: Mapping[str, Any], notes: Any = None) -> Path:
     """Write columns (N,) of numbers or text, arrays or tensors, in order; rows keep their order and floats every digit.
+
+    ``notes`` (JSON values) are kept in the header of a Parquet file, under the name iresnet.
 
     Raises
     ------
@@ -49,7 +52,7 @@ def write_columns(path: str | os.PathLike[str], columns: Mapping[str, Any]) -> P
         raise UserError(f"{path}: the columns to write must be vectors of one length, got {shapes}")
     if any(array.dtype.kind == "O" for array in arrays.values()):
         raise UserError(f"{path}: the columns to write must hold numbers or text, not Python objects")
-    return write_atomic(path, _npz(arrays) if ending == ".npz" else _arrow(arrays, ending))
+    return write_atomic(path, _npz(arrays) if ending == ".npz" else _arrow(arrays, ending, notes))
 
 
 def write_arrays(path: str | os.PathLike[str], arrays: Mapping[str, Any]) -> Path:
@@ -57,12 +60,14 @@ def write_arrays(path: str | os.PathLike[str], arrays: Mapping[str, Any]) -> Pat
     return write_atomic(path, _npz({name: np.asarray(value) for name, value in arrays.items()}))
 
 
-def _arrow(arrays: dict[str, np.ndarray], ending: str) -> bytes:
+def _arrow(arrays: dict[str, np.ndarray], ending: str, notes: Any) -> bytes:
     import pyarrow as pa
     import pyarrow.csv
     import pyarrow.parquet
 
     table = pa.table({name: pa.array(array.tolist() if array.dtype.kind == "U" else array) for name, array in arrays.items()})
+    if notes is not None:
+        table = table.replace_schema_metadata({"iresnet": json.dumps(notes)})
     buffer = io.BytesIO()
     if ending == ".parquet":
         pyarrow.parquet.write_table(table, buffer)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from .classifiers import dense_classifier, image_classifier
 from .dense import BASES, dense_flow
 from .images import image_flow
+from .points import point_flow
 from .resnets import ResNet, dense_resnet, image_resnet, resnet164
 
 __all__ = [
@@ -16,5 +17,6 @@ __all__ = [
     "image_classifier",
     "image_flow",
     "image_resnet",
+    "point_flow",
     "resnet164",
 ]

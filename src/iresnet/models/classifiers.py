@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..bijections import Squeeze
-from ..classifier import Classifier, Pool
+from ..classifier import Classifier
+from ..heads import HEADS, Convolutions, Pool
 from ..recipes import remembered
 from .dense import dense_flow
 from .images import image_flow
@@ -68,7 +69,7 @@ def image_classifier(
     nonlinearity: str = "elu",
     *,
     pad: int = 0,
-    pool: bool = True,
+    head: str = "pool",
     split: bool = False,
     dense: int = 0,
     alpha: float | None = 0.05,
@@ -84,7 +85,8 @@ def image_classifier(
     lipschitz : bound c in (0, 1), or None for no constraint and no guarantee, whatever the family.
     per : what c bounds, each "branch" or each "layer".
     pad : zero channels the image is widened by, as in the i-ResNet paper: more room for features, and no density.
-    pool : average features over places before the linear map; else it reads every latent.
+    head : what is done with the latents before the linear map: "linear", nothing; "pool", averages over places; "convolution", an
+        ordinary convolution network, for classes that are not linear in latents made for a density.
 
     The other parameters are those of :func:`~iresnet.models.image_flow`.
 
@@ -93,15 +95,20 @@ def image_classifier(
     ValueError
         For arguments that no such classifier can have.
     """
+    if head not in HEADS:
+        raise ValueError(f"unknown head {head!r}; there are {', '.join(HEADS)}")
     hidden = (hidden,) if isinstance(hidden, int) else tuple(hidden)
     constant, family = constraint(lipschitz, per, len(hidden) + 1, family)
     wide = (shape[0] + pad, *shape[1:])
     more = {"split": split, "dense": dense, "alpha": alpha, "levels": levels, "base": base, "preactivate": preactivate}
     flow = image_flow(wide, None, blocks, hidden, constant, family, nonlinearity, **more)
-    if not pool:
+    if head == "linear":
         return Classifier(flow, classes, pad=pad)
-    squeezes = sum(type(part) is Squeeze for part in flow.modules())
-    return Classifier(flow, classes, Pool(squeezes), 2 * 4**squeezes * wide[0], pad)
+    if head == "pool":
+        squeezes = sum(type(part) is Squeeze for part in flow.modules())
+        return Classifier(flow, classes, Pool(squeezes), 2 * 4**squeezes * wide[0], pad)
+    layers = Convolutions(wide)
+    return Classifier(flow, classes, layers, layers.width, pad)
 
 
 def constraint(lipschitz: float | None, per: str, layers: int, family: str) -> tuple[float, str]:

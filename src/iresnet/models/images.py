@@ -13,6 +13,7 @@ from ..bijections import ActNorm, Bijection, Chain, Flatten, Pixels, Residual, S
 from ..contract.branches import dense_branch
 from ..contract.conv_branches import conv_branch
 from ..flow import Flow
+from ..numerics.anderson import Anderson
 from ..numerics.krylov import Krylov
 from ..numerics.logdet import Exact, LogDet
 from ..numerics.series import PowerSeries
@@ -95,6 +96,7 @@ def image_flow(
         embed=nn.Sequential(nn.Linear(classes, _EMBEDDING), nn.SiLU()) if classes else None,
         train_logdet=PowerSeries(terms=2, roulette="adaptive"),
         eval_logdet=evaluate,
+        solver=Anderson(),  # on images Picard's evaluations cost more than Anderson's bookkeeping
     )
 
 

@@ -28,6 +28,7 @@ from __future__ import annotations
 import math
 from functools import lru_cache
 from itertools import product
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -110,14 +111,11 @@ def _norms(kernel: Tensor, size: tuple[int, int], taps: tuple[int, int], steps: 
     count, _, inputs, area = kernel.shape
     flat = kernel.movedim(-1, 2).flatten(2)  # (b, O, k l I)
     pairs = (flat.mT @ flat).reshape(count, area, inputs, area, inputs).transpose(2, 3)  # (b, k l, k l, I, I)
-    places, weights, cosines, sines = (table.to(kernel.device) for table in _correlation(size, taps))
-    lags = torch.zeros(count, 2 * len(weights) - 1, inputs, inputs, dtype=kernel.dtype, device=kernel.device)
-    lags.index_add_(1, places, pairs.flatten(1, 2))
-    # Half of the lags carry all: the taps at d and -d are transposes, so G = S + S^* with the lag 0 halved.
-    lags = (lags[:, -len(weights) :] * weights.to(kernel.dtype)[:, None, None]).flatten(2)
+    tables = _tables((int(size[0]), int(size[1])), taps, kernel.dtype, kernel.device)
+    # A product, since sums by index are in no fixed order on a GPU.
+    lags = tables.pairs @ pairs.reshape(count, area**2, inputs**2)
     shape = (count, len(_PHASES), -1, inputs, inputs)
-    real = (cosines.to(kernel.dtype) @ lags).reshape(shape)
-    imaginary = (sines.to(kernel.dtype) @ lags).reshape(shape)
+    real, imaginary = ((table @ lags).reshape(shape) for table in (tables.lag_cosines, tables.lag_sines))
     gram = torch.complex(real + real.mT, imaginary - imaginary.mT)
     early = min(_CHOOSE, steps)
     gram, log2 = _powers(gram, torch.zeros_like(real[..., 0, 0]), 0, early)
@@ -164,7 +162,40 @@ def _margin(outputs: int, inputs: int, taps: int, dtype: torch.dtype) -> float:
     return 2 * rounding_margin(small, small, dtype) + eps * ((large + 5 * taps) * taps * small / 4 + math.sqrt(taps * small))
 
 
+def frequencies(
+    size: tuple[int, int], taps: tuple[int, int], dtype: torch.dtype = torch.float64, device: torch.device | str = "cpu"
+) -> tuple[Tensor, Tensor]:
+    r"""Cosines and sines (tori, F, k l) of :math:`\omega \cdot o`, for the four smallest tori of an image and all taps."""
+    tables = _tables((int(size[0]), int(size[1])), taps, dtype, torch.device(device))
+    return tables.cosines, tables.sines
+
+
+class _Tables(NamedTuple):
+    """What a resolution's bounds are made with: tables over all taps, and over one of each two opposite lags between them."""
+
+    cosines: Tensor  # (tori, F, k l)
+    sines: Tensor
+    lag_cosines: Tensor  # (tori F, lags)
+    lag_sines: Tensor
+    pairs: Tensor  # (lags, k l k l): which pairs of taps have the lag
+
+
 @lru_cache(maxsize=64)
+def _tables(size: tuple[int, int], taps: tuple[int, int], dtype: torch.dtype, device: torch.device) -> _Tables:
+    """Made once for a resolution, in float64, and kept where kernels are: a copy at each bound would wait for a GPU."""
+    # Not as inference tensors, which later gradients could not use.
+    with torch.inference_mode(False), torch.no_grad():
+        angles = _angles(size, taps)
+        offsets = torch.cartesian_prod(*(torch.arange(tap) - tap // 2 for tap in taps)).reshape(-1, 2)
+        known, places = torch.unique((offsets[None, :] - offsets[:, None]).reshape(-1, 2), dim=0, return_inverse=True)
+        middle = len(known) // 2  # sorted, so that lag -d stands where d stands from the other end
+        pairs = (places == torch.arange(middle, len(known))[:, None]).double()
+        pairs[0] *= 0.5  # the taps of G at d and -d are transposes, so G = S + S^* with the lag 0 halved
+        by_tap, by_lag = angles @ offsets.double().mT, angles.flatten(0, 1) @ known[middle:].double().mT
+        made = (by_tap.cos(), by_tap.sin(), by_lag.cos(), by_lag.sin(), pairs)
+        return _Tables(*(table.to(dtype).to(device) for table in made))
+
+
 def _angles(size: tuple[int, int], taps: tuple[int, int]) -> Tensor:
     """Frequencies (4, F, 2) of the four smallest tori of an image, in float64; one of each pair of conjugates."""
     sides = [length + tap // 2 for length, tap in zip(size, taps, strict=True)]
@@ -182,30 +213,6 @@ def _angles(size: tuple[int, int], taps: tuple[int, int]) -> Tensor:
     # The tori differ by a few in their number of frequencies: repeating one changes no maximum.
     most = max(map(len, tori))
     return torch.stack([torch.cat((torus, torus[:1].expand(most - len(torus), -1))) for torus in tori])
-
-
-def _offsets(taps: tuple[int, int]) -> Tensor:
-    return torch.cartesian_prod(*(torch.arange(tap) - tap // 2 for tap in taps)).reshape(-1, 2)
-
-
-def frequencies(
-    size: tuple[int, int], taps: tuple[int, int], dtype: torch.dtype = torch.float64, device: torch.device | str = "cpu"
-) -> tuple[Tensor, Tensor]:
-    r"""Cosines and sines (tori, F, k l) of :math:`\omega \cdot o`, for the four smallest tori of an image and all taps."""
-    angles = _angles((int(size[0]), int(size[1])), taps) @ _offsets(taps).double().mT
-    return torch.cos(angles).to(device, dtype), torch.sin(angles).to(device, dtype)
-
-
-@lru_cache(maxsize=64)
-def _correlation(size: tuple[int, int], taps: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The lag of each pair of taps (k l k l,); for the upper half of the lags weights, cosines and sines (tori F, lags)."""
-    offsets = _offsets(taps)
-    lags = (offsets[None, :] - offsets[:, None]).reshape(-1, 2)
-    known, places = torch.unique(lags, dim=0, return_inverse=True)
-    middle = len(known) // 2  # sorted, so that lag -d stands where d stands from the other end
-    weights = torch.tensor([0.5] + [1.0] * middle, dtype=torch.float64)
-    angles = _angles(size, taps).flatten(0, 1) @ known[middle:].double().mT
-    return places, weights, torch.cos(angles), torch.sin(angles)
 
 
 def tap_bound(kernel: Tensor) -> Tensor:

@@ -27,8 +27,12 @@ _PATIENCE, _WINDOW = 28, 4
 # A tolerance that nobody gave yields to rounding, but not without limit: what is left must still be an inverse.
 _LARGEST = 1000.0
 
-# Float32 is left at steps of so many units of its rounding: its noise is below them, and does not yet lead astray.
-_NEAR = 32
+# Float32 is left at steps of so many units of its rounding: its noise is below them, and does not yet lead astray a method that
+# remembers; plain steps may go nearer.
+_NEAR, _NEAR_PLAIN = 32, 8
+
+# Evaluations between two looks at the lengths of plain steps, which cost nearly as much as one in a small branch.
+_LOOK = 2
 
 # Rows that have stopped are dropped from the batch when they are this share of it: dropping copies all others.
 _WORTH_DROPPING = 0.4
@@ -89,6 +93,10 @@ class Plain:
         return
 
 
+def _plain(method: Method) -> bool:
+    return not (method.guarded or method.products)
+
+
 def lengths(x: Tensor) -> Tensor:
     """2-norms (B,) of (B, *)."""
     return torch.linalg.vector_norm(x.flatten(1), dim=1)
@@ -108,7 +116,8 @@ def certified(
         aim = _Aim(wide, target, wanted, torch.finfo(final).eps if final != target.dtype else 0.0)
         x, steps = None if start is None else start.to(target.dtype), torch.zeros(len(y), dtype=torch.int64, device=y.device)
         if movable and start is None:
-            near = aim.step().float().clamp(min=_NEAR * torch.finfo(torch.float32).eps)
+            units = _NEAR_PLAIN if _plain(method) else _NEAR
+            near = aim.step().float().clamp(min=units * torch.finfo(torch.float32).eps)
             narrow = function.to(torch.float32)
             x, _, steps = _iterate(narrow, y.float(), None, aim.lipschitz, near, max_steps // 2, method, last=False)
             lost = ~torch.isfinite(lengths(x))[(...,) + (None,) * (y.dim() - 1)]  # beyond the range of float32
@@ -191,9 +200,13 @@ def _iterate(
     over, ended = torch.zeros(count, dtype=torch.bool, device=device), 0
     least, before, idle = found_step, found_step, torch.zeros_like(taken)
     method.begin(function, x)
+    blind = _plain(method) and not last  # in float64, which only finishes, an evaluation costs more than looking
     limit = (max_steps + (method.products if last else 0)) // (1 + method.products)
     for number in range(1, limit + 1):
         image = y - method.evaluate(function, x)
+        if blind and number % _LOOK and number < limit:
+            x = image
+            continue
         residual = image - x
         step, size = lengths(residual), lengths(image).clamp_(min=1.0)
         stops, refused = step <= goal * size, None

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Linearization", "Probed", "attachable", "linearize", "refuse_second_derivatives"]
+__all__ = ["Linearization", "Probed", "attachable", "linearize", "refuse_second_derivatives", "transforming"]
 
 
 @dataclass(frozen=True)
@@ -95,5 +95,9 @@ def attachable(function: Any, x: Tensor) -> bool:
     """
     if not (torch.is_grad_enabled() and getattr(function, "attaches", False)) or torch.is_autocast_enabled(x.device.type):
         return False
-    transformed = torch._C._are_functorch_transforms_active()  # pyright: ignore[reportAttributeAccessIssue]
-    return not transformed and (x.requires_grad or any(tensor.requires_grad for tensor in function.tensors))
+    return not transforming() and (x.requires_grad or any(tensor.requires_grad for tensor in function.tensors))
+
+
+def transforming() -> bool:
+    """Whether a transform of torch.func is at work."""
+    return torch._C._are_functorch_transforms_active()  # pyright: ignore[reportAttributeAccessIssue]

@@ -11,6 +11,7 @@ Fast Splittable Pseudorandom Number Generators (Steele, Lea and Flood, 2014), do
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -38,13 +39,24 @@ def _mix(value: int) -> int:
 
 def _shift(value: Tensor, bits: int) -> Tensor:
     """Logical shift to the right; torch's own keeps the sign."""
-    return (value >> bits) & ((1 << (64 - bits)) - 1)
+    return (value >> bits).bitwise_and_((1 << (64 - bits)) - 1)
 
 
 def _mix_tensor(value: Tensor) -> Tensor:
-    value = (value ^ _shift(value, 30)) * _signed(_FIRST)
-    value = (value ^ _shift(value, 27)) * _signed(_SECOND)
-    return value ^ _shift(value, 31)
+    """The mixing function, in the memory of ``value`` where it can."""
+    value = _shift(value, 30).bitwise_xor_(value).mul_(_signed(_FIRST))
+    value = _shift(value, 27).bitwise_xor_(value).mul_(_signed(_SECOND))
+    return _shift(value, 31).bitwise_xor_(value)
+
+
+def _sign_tensor(value: Tensor) -> Tensor:
+    """1 - 2 b in 32 bits, b the lowest bit of the mixed ``value``: bits 0 and 31 of what the last step of mixing is given.
+
+    These depend on the low halves of that product's factors alone, so that most of the work is done in half of the memory.
+    """
+    value = _shift(value, 30).bitwise_xor_(value).mul_(_signed(_FIRST))
+    low = (value >> 27).bitwise_xor_(value).to(torch.int32).mul_(_signed(_SECOND << 32) >> 32)
+    return low.bitwise_xor_(low << 31).bitwise_right_shift_(31).bitwise_or_(1)
 
 
 @dataclass(frozen=True)
@@ -82,24 +94,22 @@ class Noise:
         """One number in (0, 1) for the whole batch."""
         return ((_mix(self.seed ^ _GOLDEN) >> 11) + 0.5) / (1 << 53)
 
-    def _bits(self, shape: torch.Size | tuple[int, ...], device: torch.device) -> Tensor:
-        """Uniform 64-bit words of ``shape`` (B, *)."""
-        count = math.prod(shape[1:])
-        columns = torch.arange(1, count + 1, device=device) * _signed(_GOLDEN)
+    def _words(self, like: Tensor, mix: Callable[[Tensor], Tensor] = _mix_tensor) -> Tensor:
+        """Mixed words, uniform in 64 bits, of the shape of ``like`` (B, *)."""
+        columns = torch.arange(1, math.prod(like.shape[1:]) + 1, device=like.device) * _signed(_GOLDEN)
         if self.rows is None:
-            words = _mix_tensor(columns + _signed(_mix(self.seed)))
-            return words.reshape(1, *shape[1:]).expand(shape)
-        keys = _mix_tensor(_mix_tensor(self.rows.to(device, torch.int64) * _signed(_GOLDEN) + _signed(self.seed)))
-        return _mix_tensor(keys[:, None] + columns).reshape(shape)
+            return mix(columns + _signed(_mix(self.seed))).reshape(1, *like.shape[1:]).expand(like.shape)
+        keys = _mix_tensor(_mix_tensor(self.rows.to(like.device, torch.int64) * _signed(_GOLDEN) + _signed(self.seed)))
+        return mix(keys[:, None] + columns).reshape(like.shape)
 
     def signs(self, like: Tensor) -> Tensor:
         """Rademacher signs, +1 or -1 with equal probability, of the shape and dtype of ``like`` (B, *)."""
-        return (1 - 2 * (self._bits(like.shape, like.device) & 1)).to(like.dtype)
+        return self._words(like, _sign_tensor).to(like.dtype)
 
     def uniforms(self, like: Tensor) -> Tensor:
         """Uniform numbers in the open interval (0, 1), of the shape and dtype of ``like`` (B, *)."""
         bits = 53 if like.dtype == torch.float64 else 24  # as many as the significand holds, so that 1 is never reached
-        words = _shift(self._bits(like.shape, like.device), 65 - bits).to(like.dtype)
+        words = _shift(self._words(like), 65 - bits).to(like.dtype)
         return (words + 0.5) * 2.0 ** (1 - bits)
 
     def normals(self, like: Tensor) -> Tensor:

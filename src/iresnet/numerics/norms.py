@@ -23,12 +23,12 @@ References
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-__all__ = ["frobenius_bound", "gram_bound", "orthogonal_bound", "power_iteration", "spectral_norm"]
+__all__ = ["frobenius_bound", "gram_bound", "gram_hold", "orthogonal_bound", "power_iteration", "spectral_norm"]
 
 
 def exact_products(weight: Tensor) -> Tensor:
@@ -64,57 +64,91 @@ def rounding_margin(rows: int, columns: int, dtype: torch.dtype) -> float:
     return torch.finfo(dtype).eps * (math.sqrt(small) * (large + 2 * small) / 2 + 2 * math.sqrt(small) + 64)
 
 
-class _Gram(torch.autograd.Function):
-    r"""Schatten norm of order 2 p, p = 2^steps + 1, with its exact gradient.
+class _Schatten(NamedTuple):
+    """What :func:`_schatten` finds: the norm (...), and its gradient as a direction (..., m, n) times a length (..., 1, 1)."""
+
+    norm: Tensor
+    direction: Tensor
+    length: Tensor
+
+
+def _schatten(weight: Tensor, steps: int) -> _Schatten:
+    r"""Schatten norm of order 2 p, p = 2^steps + 1, and its gradient.
 
     With A = M^(2^(steps-1)), :math:`\|W A\|_F^2 = \operatorname{tr} M^p`, and the gradient's direction W M^(p-1) is (W A) A: one
     product more. With p = 2^steps, as Gram iteration has it, that direction would take as many products again as the iteration.
+    The norm is homogeneous of degree one, so <W, gradient> = norm (Euler): that fixes the gradient's length, since rescaling lost
+    that of the direction, and <W, (W A) A> is the square of the size of W A.
     """
+    rows, columns = weight.shape[-2:]
+    # Powers of two, so that scaling rounds nothing; an all-zero matrix keeps scale 1. The limit keeps the power itself finite
+    # for subnormal weights, which weight decay does reach.
+    peak = weight.abs().amax(dim=(-2, -1), keepdim=True)
+    limit = int(0.8 * math.log2(torch.finfo(weight.dtype).max))
+    exponent = torch.where(peak > 0, torch.frexp(peak)[1].clamp(-limit, limit).to(weight.dtype), torch.zeros_like(peak))
+    scaled = torch.ldexp(weight, -exponent)
+    gram = scaled @ scaled.mT if rows <= columns else scaled.mT @ scaled
+    shift = torch.zeros_like(peak)  # gram is M^(2^step) / 2^shift
+    for step in range(steps):
+        if step > 0:
+            gram, shift = gram @ gram, 2 * shift  # symmetric: G^T G = G G
+        if step % 2 == 0:  # two squarings leave a norm of at least 1 / (16 n^1.5), far from underflow
+            size = torch.linalg.vector_norm(gram, dim=(-2, -1), keepdim=True)
+            more = torch.where(size > 0, torch.frexp(size)[1].to(weight.dtype), torch.zeros_like(size))
+            gram, shift = gram.mul_(torch.exp2(-more)), shift + more
+    half, order = (gram @ scaled if rows <= columns else scaled @ gram), 2**steps + 1
+    size = torch.linalg.vector_norm(half, dim=(-2, -1), keepdim=True)
+    norm = torch.exp2(shift / order) * size ** (1 / order)
+    direction = gram @ half if rows <= columns else half @ gram
+    length = torch.where(size > 0, norm / torch.where(size > 0, size.square(), torch.ones_like(size)), torch.zeros_like(size))
+    return _Schatten(torch.ldexp(norm, exponent)[..., 0, 0], direction, length)
+
+
+class _Gram(torch.autograd.Function):
+    """The Schatten norm of :func:`_schatten` with its exact gradient."""
 
     @staticmethod
-    def forward(weight: Tensor, steps: int) -> tuple[Tensor, Tensor]:
-        rows, columns = weight.shape[-2:]
-        # Powers of two, so that scaling rounds nothing; an all-zero matrix keeps scale 1. The limit keeps the power itself finite
-        # for subnormal weights, which weight decay does reach.
-        peak = weight.abs().amax(dim=(-2, -1), keepdim=True)
-        limit = int(0.8 * math.log2(torch.finfo(weight.dtype).max))
-        exponent = torch.where(peak > 0, torch.frexp(peak)[1].clamp(-limit, limit).to(weight.dtype), torch.zeros_like(peak))
-        scaled = torch.ldexp(weight, -exponent)
-        gram = scaled @ scaled.mT if rows <= columns else scaled.mT @ scaled
-        shift = torch.zeros_like(peak)  # gram is M^(2^step) / 2^shift
-        for step in range(steps):
-            if step > 0:
-                gram, shift = gram @ gram, 2 * shift  # symmetric: G^T G = G G
-            if step % 2 == 0:  # two squarings leave a norm of at least 1 / (16 n^1.5), far from underflow
-                size = torch.linalg.vector_norm(gram, dim=(-2, -1), keepdim=True)
-                more = torch.where(size > 0, torch.frexp(size)[1].to(weight.dtype), torch.zeros_like(size))
-                gram, shift = torch.ldexp(gram, -more), shift + more
-        half, order = (gram @ scaled if rows <= columns else scaled @ gram), 2**steps + 1
-        size = torch.linalg.vector_norm(half, dim=(-2, -1), keepdim=True)
-        bound = torch.ldexp(torch.exp2(shift / order) * size ** (1 / order), exponent)[..., 0, 0]
-        direction = gram @ half if rows <= columns else half @ gram
-        return bound, direction
+    def forward(weight: Tensor, steps: int) -> tuple[Tensor, Tensor, Tensor]:
+        return tuple(_schatten(weight, steps))  # type: ignore[return-value]
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, int], output: tuple[Tensor, Tensor]) -> None:
-        bound, direction = output
-        ctx.save_for_backward(inputs[0], bound, direction)
-        ctx.mark_non_differentiable(direction)
+    def setup_context(ctx: Any, inputs: tuple[Tensor, int], output: tuple[Tensor, Tensor, Tensor]) -> None:
+        ctx.save_for_backward(*output[1:])
+        ctx.mark_non_differentiable(*output[1:])
         ctx.set_materialize_grads(False)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Any, grad: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         if grad is None:
             return None, None
-        weight, bound, direction = ctx.saved_tensors
-        # The norm is homogeneous of degree one, so <W, gradient> = bound (Euler): that fixes the length of the direction, whose
-        # own scale was lost to the rescaling.
-        inner = (weight.flatten(-2)[..., None, :] @ direction.flatten(-2)[..., None])[..., 0, 0]
-        factor = torch.where(
-            inner > 0, grad * bound / torch.where(inner > 0, inner, torch.ones_like(inner)), torch.zeros_like(inner)
-        )
-        return direction * factor[..., None, None], None
+        direction, length = ctx.saved_tensors
+        return direction * (grad[..., None, None] * length), None
+
+
+class _Hold(torch.autograd.Function):
+    """W t / max(b, t), b the inflated Schatten norm, with one gradient for all of it."""
+
+    @staticmethod
+    def forward(weight: Tensor, share: float, steps: int, inflation: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        norm, direction, length = _schatten(weight, steps)
+        bound = (norm * inflation)[..., None, None]
+        factor = share / bound.clamp(min=share)
+        # The result does not depend on the norm of what is not held.
+        relative = torch.where(bound > share, factor * length / norm[..., None, None], torch.zeros_like(bound))
+        return weight * factor, factor, direction, relative
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, float, int, float], output: tuple[Tensor, ...]) -> None:
+        ctx.save_for_backward(inputs[0], *output[1:])
+        ctx.mark_non_differentiable(*output[1:])
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor, *_: Tensor | None) -> tuple[Tensor, None, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        weight, factor, direction, relative = ctx.saved_tensors
+        inner = weight.flatten(-2)[..., None, :] @ grad.flatten(-2)[..., None]
+        return (grad * factor).addcmul_(direction, inner * relative, value=-1.0), None, None, None
 
 
 def gram_bound(weight: Tensor, steps: int = 6) -> Tensor:
@@ -141,10 +175,24 @@ def gram_bound(weight: Tensor, steps: int = 6) -> Tensor:
         raise ValueError(f"gram_bound needs steps >= 1, got {steps}")
     with torch.autocast(weight.device.type, enabled=False):
         exact = exact_products(weight)
-        bound = _Gram.apply(exact, steps)[0]
         # The margin is that of the result: a bound found in float64 is rounded once more on its way back to float32.
         dtype = torch.promote_types(weight.dtype, torch.float32)
-        return (bound * (1.0 + rounding_margin(weight.shape[-2], weight.shape[-1], dtype))).to(dtype)
+        return (_Gram.apply(exact, steps)[0] * _inflation(weight, dtype)).to(dtype)
+
+
+def _inflation(weight: Tensor, dtype: torch.dtype) -> float:
+    return 1.0 + rounding_margin(weight.shape[-2], weight.shape[-1], dtype)
+
+
+def gram_hold(weight: Tensor, share: float, steps: int = 6) -> Tensor:
+    """``weight`` (..., m, n) t / max(b, t), of norm at most t = ``share`` > 0, with b its :func:`gram_bound`.
+
+    Value and gradient are those of that expression, in fewer passes over the weights.
+    """
+    with torch.autocast(weight.device.type, enabled=False):
+        if exact_products(weight) is weight:
+            return _Hold.apply(weight, share, steps, _inflation(weight, weight.dtype))[0]
+    return weight * (share / gram_bound(weight, steps).clamp(min=share))[..., None, None]
 
 
 def frobenius_bound(weight: Tensor) -> Tensor:

@@ -17,7 +17,8 @@ DISTRIBUTIONS = ("rademacher", "gaussian")
 def draw_probes(distribution: str, count: int, x: Tensor, noise: Noise) -> Tensor:
     """Random vectors (count, B, *) for x (B, *), with mean zero and unit covariance."""
     places = [noise.at(index) for index in range(count)]
-    return torch.stack([place.signs(x) if distribution == "rademacher" else place.normals(x) for place in places])
+    probes = [place.signs(x) if distribution == "rademacher" else place.normals(x) for place in places]
+    return torch.stack(probes) if count > 1 else probes[0][None]
 
 
 def split_probes(probes: Tensor, step: int) -> Tensor:

@@ -137,7 +137,7 @@ class PowerSeries:
             remainder = torch.where(active, norm * length * _reach(lipschitz, step), remainder)
             if self.terms is None:
                 active = active & (remainder > self.tol)
-            if step == (self.terms or _limit(lipschitz)) or not bool(active.any()):
+            if step == (self.terms or _limit(lipschitz)) or (self.terms is None and not bool(active.any())):
                 bias = remainder.mean(0)
                 # A row that stopped early has its own, smaller number of terms, for which the a priori bound is larger.
                 return totals, weights, bias.clamp(max=truncation_bias(lipschitz, step, size)) if self.terms else bias
@@ -147,13 +147,13 @@ class PowerSeries:
         self, product: Callable[[Tensor], Tensor], probes: Tensor, known_trace: bool, lipschitz: float, noise: Noise
     ) -> tuple[Tensor, Tensor, Tensor]:
         """What :meth:`_sum` returns, of a roulette."""
-        totals, always = torch.zeros_like(probes.flatten(2)[..., 0]), self.terms or 1
+        always, reached, left, vector = self.terms or 1, 1.0, 1.0, probes
         weights = torch.zeros_like(probes) if known_trace else probes
-        reached, left, vector = 1.0, 1.0, probes
+        summed = torch.zeros_like(probes)  # the series before its inner product with the probes
         for step in count(1):
             vector = product(vector)
             if step > 1 or not known_trace:
-                totals = totals.add(inner(vector, probes), alpha=(-1) ** (step + 1) / (step * reached))
+                summed = summed.add(vector, alpha=(-1) ** (step + 1) / (step * reached))
             if self.gradient == "neumann":
                 weights = weights.add(vector, alpha=(-1) ** step / reached)
             if step < always:
@@ -164,14 +164,15 @@ class PowerSeries:
                 shares = norm / length.clamp(min=torch.finfo(norm.dtype).tiny)
                 largest = float(shares.max()) if shares.numel() else 0.0  # no rows leave nothing
                 if not math.isfinite(largest):  # a row without numbers would play for ever
-                    return totals, weights, torch.zeros_like(totals[0])
+                    break
                 left = min(left, largest)
             shrunk = left / before if before > 0 else 0.0  # a branch that is still zero has nothing left
             keep = self._survival(step - always, lipschitz, shrunk)
             if noise.at(step).uniform() >= keep:
-                return totals, weights, torch.zeros_like(totals[0])
+                break
             reached *= keep
-        raise AssertionError("unreachable")
+        totals = inner(summed, probes)
+        return totals, weights, torch.zeros_like(totals[0])
 
     def _survival(self, index: int, lipschitz: float, shrunk: float) -> float:
         """Probability of a further term, ``index`` beyond those always computed. It may depend on all seen so far: the weights

@@ -12,7 +12,7 @@ import numpy as np
 from ..errors import UserError
 from .canvas import DATA, SAMPLES, array, new_figure, save
 
-__all__ = ["image_grid"]
+__all__ = ["image_grid", "tiled"]
 
 
 def image_grid(path: str | os.PathLike[str], images: Any, data: Any = None, *, scale: tuple[float, float] | None = None) -> Path:
@@ -38,8 +38,8 @@ def image_grid(path: str | os.PathLike[str], images: Any, data: Any = None, *, s
         low, high = (0.0, 1.0) if not math.isfinite(low - high) else (low, low + 1.0)
     with new_figure(1, len(sets), size=3.3) as (figure, axes):
         for axis, (name, values, colour) in zip(axes.flat, sets, strict=True):
-            tiled = _tiled(np.clip((np.nan_to_num(values, nan=low) - low) / (high - low), 0.0, 1.0))
-            axis.imshow(tiled, cmap="gray", vmin=0.0, vmax=1.0, interpolation="nearest")
+            shown = tiled(np.clip((np.nan_to_num(values, nan=low) - low) / (high - low), 0.0, 1.0))
+            axis.imshow(shown, cmap="gray", vmin=0.0, vmax=1.0, interpolation="nearest")
             axis.set_title(name, color=colour)
             axis.set_axis_off()
         return save(figure, path)
@@ -54,7 +54,7 @@ def _images(values: Any, name: str) -> np.ndarray:
     return images[:64]
 
 
-def _tiled(images: np.ndarray) -> np.ndarray:
+def tiled(images: np.ndarray) -> np.ndarray:
     """(N, H, W, ...) in one square picture, with a white pixel between neighbours."""
     side = math.ceil(math.sqrt(len(images)))
     height, width = images.shape[1] + 1, images.shape[2] + 1

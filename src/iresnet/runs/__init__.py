@@ -2,6 +2,7 @@
 
 from .answers import certify_run, reconstruct_run
 from .between import interpolate_run
+from .classes import sample_classes
 from .evaluating import evaluate_run
 from .folder import RunFolder, load_dataset
 from .sampling import sample_run
@@ -18,6 +19,7 @@ __all__ = [
     "interpolate_run",
     "load_dataset",
     "reconstruct_run",
+    "sample_classes",
     "sample_run",
     "score_run",
     "train_run",

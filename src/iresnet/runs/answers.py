@@ -85,24 +85,27 @@ def reconstruct_run(
     count = rows if rows is not None else config.evaluate.roundtrip
     if count < 1:
         raise UserError(f"reconstruct needs at least one row, got {count}")
-    rows_there = rows_of(dataset, split, settled=config.task == "classify")
-    batch = rows_there.all(flow.anchor, Noise(config.seed), most=count)
+    wanted, noise = rows_of(dataset, split, settled=config.task == "classify").spread(count), Noise(config.seed)
     parts: list[dict[str, Tensor]] = []
-    began = time.monotonic()
-    for start in range(0, len(batch.x), config.evaluate.batch_size):
-        part = slice(start, start + config.evaluate.batch_size)
-        context = None if batch.context is None else batch.context[part]
-        parts.append(_there_and_back(network, batch.x[part], context, chosen))
+    began, size = time.monotonic(), config.evaluate.batch_size
+    for start in range(0, len(wanted), size):
+        places = torch.arange(start, min(start + size, len(wanted)))
+        batch = wanted.batch(places, noise, flow.anchor)
+        found, z, back = _there_and_back(network, batch.x, batch.context, chosen)
+        if isinstance(schema, ImageSchema) and not start:
+            draw_roundtrip(folder, schema, batch.x, z, back)
+        there, again = (schema.decode(value, continuous=True) for value in (batch.x.double().cpu(), back))
+        found["user"] = (again - there).abs().flatten(1).amax(1)
+        parts.append(found)  # numbers of each row alone, so that all rows of a large set fit into memory
         if progress is not None:
-            progress(len(parts[-1]["error"]))
+            progress(len(places))
     found = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
-    user = (schema.decode(found["x"], continuous=True) - schema.decode(batch.x.double().cpu(), continuous=True)).abs()
     content = {
         "split": split,
-        "rows": len(batch.x),
+        "rows": len(wanted),
         "max_error": float(found["error"].max()),
         "rms_error": float(found["error"].square().mean().sqrt()),
-        "max_error_user": float(user.max()),
+        "max_error_user": float(found["user"].max()),
         "worst_block_bound": float(found["block_bound"].max()),
         "latent_backward_error": float(found["backward_error"].max()),
         "steps_mean": float(found["steps"].double().mean()),
@@ -110,15 +113,14 @@ def reconstruct_run(
         "solver": repr(chosen),
         "seconds": round(time.monotonic() - began, 3),
     }
-    if isinstance(schema, ImageSchema):
-        draw_roundtrip(folder, schema, batch.x, found["z"], found["x"])
     previous = previous_of(folder)
     if previous:
         write_json(folder.path / "evaluation.json", previous | {"roundtrip": content})
     return content
 
 
-def _there_and_back(network: Network, x: Tensor, context: Tensor | None, solver: Any) -> dict[str, Tensor]:
+def _there_and_back(network: Network, x: Tensor, context: Tensor | None, solver: Any) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    """Errors, bounds and steps, each (B,); the latents, and what they decode to, (B, *) in float64 on the CPU."""
     # In float64: what float32 loses on the way there is no error of the way back.
     flow = flow_of(network)
     assert flow is not None
@@ -127,11 +129,10 @@ def _there_and_back(network: Network, x: Tensor, context: Tensor | None, solver:
         wide = network.widen(x.double()) if isinstance(network, Classifier) else x.double()
         z = bound.transform.to(torch.float64).forward(wide)
     back = bound.invert(z, solver=solver)
-    return {
-        "x": back.value[:, : x.shape[1]].cpu(),
-        "z": z[:, : x.shape[1]].cpu(),
+    found = {
         "error": (back.value.double() - wide).flatten(1).norm(dim=1).cpu(),
         "block_bound": back.block_bounds.amax(0).cpu(),
         "backward_error": back.backward_error.cpu(),
         "steps": back.steps.cpu(),
     }
+    return found, z[:, : x.shape[1]].cpu(), back.value[:, : x.shape[1]].double().cpu()

@@ -24,12 +24,13 @@ from ..tasks.classify import Classify
 from ..tasks.density import Density
 from ..tasks.hybrid import Hybrid
 from ..tasks.rows import Rows
-from .folder import rows_of
+from .folder import RunFolder, rows_of
 
-__all__ = ["begin", "build_network", "build_task", "flow_of", "training_rows"]
+__all__ = ["begin", "build_network", "build_task", "flow_of", "model_of", "pixel_alpha", "training_rows"]
 
 
 _ENTRIES = 2**22  # numbers of images that ActNorm is set from
+_SIDES = 14  # shifts go up to a fourteenth of an image's side: two pixels of MNIST, none of 8 x 8
 
 # The papers' alpha for MNIST and for natural images, the share of black and white pixels that decides, and of how many images.
 _SHARP, _SOFT, _MANY, _SOME = 1e-6, 0.05, 0.1, 1000
@@ -59,7 +60,9 @@ def build_network(config: Config, dataset: Dataset) -> Network:
 
 def _need_classes(config: Config, dataset: Dataset) -> None:
     if dataset.label is None:
-        raise UserError(f"{config.task} needs classes, and {dataset.name} names none: give --label COLUMN, a column of classes")
+        images = "put images into a folder for each class, or y_train beside x_train"
+        told = images if dataset.kind == "images" else "give --label COLUMN, a column of classes"
+        raise UserError(f"{config.task} needs classes, and {dataset.name} names none: {told}")
     if len(dataset.levels) < 2:
         only = "".join(dataset.levels)
         raise UserError(f"{dataset.label} of {dataset.name} is always {only}: {config.task} needs two classes or more")
@@ -105,23 +108,23 @@ def _assemble_images(config: Config, dataset: Dataset, schema: ImageSchema) -> N
     shared: dict[str, Any] = {
         "split": model.split,
         "dense": model.dense,
-        "alpha": _alpha(config, dataset, schema),
+        "alpha": pixel_alpha(config, dataset, schema),
         "levels": schema.levels,
         "base": model.base,
         "preactivate": model.preactivate,
     }
     lipschitz = None if model.lipschitz == "free" else model.lipschitz
     if config.task != "density":
-        shared |= {"per": model.lipschitz_per, "pad": model.pad, "pool": model.pool}
+        shared |= {"per": model.lipschitz_per, "pad": model.pad, "head": model.head}
         shared |= {"family": model.family, "nonlinearity": model.nonlinearity}
         return models.image_classifier(shape, classes, blocks, hidden, lipschitz, **shared)
+    if schema.context and len(dataset.levels) < 2:
+        raise ValueError(f"{dataset.label} of {dataset.name} is always {''.join(dataset.levels)}: leave --label out")
     constant, family = constraint(lipschitz, model.lipschitz_per, len(hidden) + 1, model.family)
-    return models.image_flow(
-        shape, schema.context_width or None, blocks, hidden, constant, family, model.nonlinearity, **shared
-    )
+    return models.image_flow(shape, schema.context_width or None, blocks, hidden, constant, family, model.nonlinearity, **shared)
 
 
-def _alpha(config: Config, dataset: Dataset, schema: ImageSchema) -> float | None:
+def pixel_alpha(config: Config, dataset: Dataset, schema: ImageSchema) -> float | None:
     """The alpha of the logit. Where many pixels are black or white, a density has to tell them from what is nearly so."""
     given = config.model.alpha
     if given == "none":
@@ -155,7 +158,8 @@ def training_rows(config: Config, dataset: Dataset) -> tuple[Rows, Rows]:
     if data.crop or data.flip:
         if not isinstance(dataset.schema, ImageSchema):
             raise UserError("data.crop and data.flip are for images")
-        train = replace(train, augment=Augmentation(data.crop, data.flip))
+        crop = min(dataset.schema.shape[1:]) // _SIDES if data.crop == "auto" else data.crop
+        train = replace(train, augment=Augmentation(crop, data.flip)) if crop or data.flip else train
     return train, validation.spread(config.train.validation_rows)
 
 
@@ -174,10 +178,20 @@ def begin(network: Network, train: Rows, init: str | Path | None, seed: int) -> 
     unset = flow is not None and isinstance(flow.base, NormalMixture) and not bool(flow.base.initialized)
     if flow is None or not (init is None or unset):
         return
-    most = max(_ENTRIES // train.values[0].numel(), 256) if train.values.dim() > 2 else 50_000
+    most = max(_ENTRIES // train.values[0].numel(), 16) if train.values.dim() > 2 else 50_000
     batch = train.all(torch.zeros((), dtype=torch.float64), most=most)
     x = batch.x.to(network.anchor.device)
     start(flow, network.widen(x) if isinstance(network, Classifier) else x, batch.context, seed=seed)
+
+
+def model_of(init: str | Path) -> dict[str, Any]:
+    """The settings ``model.*`` of another run, whose weights fit no other model; of a folder that is no run nothing."""
+    if not (Path(init) / "run.json").is_file():
+        return {}
+    folder = RunFolder(Path(init))
+    found = {f"model.{key}": value for key, value in folder.config().model.model_dump().items() if value is not None}
+    arguments = folder.status().get("model", {}).get("arguments", {})
+    return found | ({"model.alpha": arguments["alpha"]} if "alpha" in arguments else {})  # as it was found in those data
 
 
 def _take_over(network: Network, init: str | Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -17,15 +18,17 @@ from ..files import read_json, write_json
 from ..flow import Flow
 from ..literals import parse_logdet
 from ..numerics.logdet import LogDet
+from ..parallel import Ranks, ranks
 from ..tasks.classify import class_figures, class_sums, predict
 from ..tasks.density import Figure, evaluate
 from ..tasks.rows import Rows
 from .baselines import gaussian, independent_pixels
 from .folder import RunFolder, rows_of
+from .parts import PATIENCE
 
 __all__ = ["evaluate_run", "previous_of"]
 
-Progress = Callable[[int], None]
+Progress = Callable[..., None]
 _ROUNDING, _PRECISIONS = 32, (torch.float64, torch.float32)  # rows by which float32 is judged
 
 
@@ -36,11 +39,13 @@ def evaluate_run(
     logdet: str | None = None,
     progress: Progress | None = None,
     device: str = "cpu",
+    together: bool = False,
 ) -> dict[str, Any]:
     """The figures of the run's task on one split; also written to ``evaluation.json``.
 
     Density: the log-likelihood with all its errors, beside the full-covariance Gaussian's. Classes: error rate, cross-entropy,
-    and who was taken for whom.
+    and who was taken for whom. With ``together`` all processes under torchrun, each of which calls it, share the rows; the first
+    writes.
 
     Raises
     ------
@@ -53,26 +58,36 @@ def evaluate_run(
     began = time.monotonic()
     rows = rows_of(dataset, split, settled=config.task == "classify").spread(config.evaluate.rows)
     content: dict[str, Any] = {"task": config.task, "split": split, "rows": len(rows)}
-    if config.task != "classify":
-        flow, _ = folder.flow()
-        content |= _density(flow.to(device), config, dataset, split, rows, logdet, progress)
-    if config.task != "density":
-        content |= _classes(network, config, dataset, rows, progress if config.task == "classify" else None)
+    with ranks(torch.device("cpu"), PATIENCE) if together else nullcontext(Ranks(0, 1, torch.device("cpu"))) as here:
+        if config.task != "classify":
+            flow, _ = folder.flow()
+            content |= _density(flow.to(device), config, dataset, split, rows, logdet, progress, here)
+        if config.task != "density":
+            content |= _classes(network, config, dataset, rows, progress if config.task == "classify" else None, here)
     content["seconds"] = round(time.monotonic() - began, 3)
     content["roundtrip"] = previous_of(folder).get("roundtrip")
-    write_json(folder.path / "evaluation.json", content)
+    if here.first:
+        write_json(folder.path / "evaluation.json", content)
     return content
 
 
 def _density(
-    flow: Flow, config: Config, dataset: Dataset, split: str, rows: Rows, logdet: str | None, progress: Progress | None
+    flow: Flow,
+    config: Config,
+    dataset: Dataset,
+    split: str,
+    rows: Rows,
+    logdet: str | None,
+    progress: Progress | None,
+    here: Ranks,
 ) -> dict[str, Any]:
     named = logdet or config.evaluate.logdet
     estimator = parse_logdet(named) if named else flow.eval_logdet
     size = config.evaluate.batch_size
     narrow = config.evaluate.precision == "float32" and flow.anchor.dtype == torch.float32
     dtype = torch.float32 if narrow else None
-    figure, values = evaluate(flow, rows, logdet=estimator, batch_size=size, seed=config.seed, dtype=dtype, progress=progress)
+    options: dict[str, Any] = {"logdet": estimator, "batch_size": size, "seed": config.seed, "dtype": dtype}
+    figure, values = evaluate(flow, rows, progress=progress, ranks=here, **options)
     if narrow:
         figure = replace(figure, bias=figure.bias + _rounding(flow, rows.spread(_ROUNDING), estimator, config.seed))
     train = rows_of(dataset, "train")
@@ -107,14 +122,19 @@ def _rounding(flow: Flow, rows: Rows, estimator: LogDet, seed: int) -> float:
     return float((wide - narrow).abs().max())
 
 
-def _classes(network: Any, config: Config, dataset: Dataset, rows: Rows, progress: Progress | None) -> dict[str, Any]:
-    count = len(dataset.levels)
+def _classes(
+    network: Any, config: Config, dataset: Dataset, rows: Rows, progress: Progress | None, here: Ranks
+) -> dict[str, Any]:
+    count, mine = len(dataset.levels), here.part(torch.arange(len(rows)), config.evaluate.batch_size)
+    if progress is not None:
+        progress(0, len(mine))
+    options: dict[str, Any] = {"batch_size": config.evaluate.batch_size, "seed": config.seed, "progress": progress}
     total, confusion = torch.zeros(4, dtype=torch.float64), torch.zeros(count, count, dtype=torch.int64)
-    for batch, logits in predict(network, rows, batch_size=config.evaluate.batch_size, seed=config.seed, progress=progress):
+    for batch, logits in predict(network, rows.take(mine), **options):
         classes = batch.classes.cpu()
         total += class_sums(logits, classes)
         confusion.view(-1).index_add_(0, classes * count + logits.argmax(1), torch.ones_like(classes))
-    found = class_figures(total)
+    found, confusion = class_figures(here.add(total)), here.add(confusion)
     return {
         "error": {"value": found["error"], "stderr": found["stderr_error"]},
         "cross_entropy": {"value": found["cross_entropy"], "stderr": found["stderr_cross_entropy"]},

@@ -33,7 +33,8 @@ def draw_images(folder: RunFolder, schema: ImageSchema, *, seed: int = 0) -> lis
     held = dataset.test if len(dataset.test) else dataset.train
     samples, _, _ = draw_rows(folder, _GRID, seed=seed)
     place, top = folder.path / "pictures", (0.0, float(schema.levels - 1))
-    image_grid(place / "samples.png", _plain(samples), _plain(held.values[:_GRID]), scale=top)
+    some = held.values[torch.arange(min(_GRID, len(held))) * len(held) // min(_GRID, len(held))]  # evenly: files come by class
+    image_grid(place / "samples.png", _plain(samples), _plain(some), scale=top)
     shown = samples[:_NEIGHBOURS]
     found, _ = nearest(shown, dataset.train.values, 3)
     rows = torch.stack([shown, *(dataset.train.values[found[:, rank]] for rank in range(3))])

@@ -1,8 +1,9 @@
-"""New rows out of a run."""
+"""New rows out of a run: in one file, or in a folder of parts."""
 
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,15 @@ from ..classifier import Classifier
 from ..data import ImageSchema, Schema, check_writable, write_arrays, write_columns
 from ..errors import UserError
 from ..literals import parse_solver
-from ..numerics.fixed_point import Solver
 from ..numerics.noise import Noise
+from ..parallel import choose_device, ranks
 from ..pictures import sheet
 from .folder import RunFolder
+from .parts import PATIENCE, Parts, means_folder, peak_memory, weights_of
 
-__all__ = ["draw_rows", "sample_run", "spare_inputs", "write_images"]
+__all__ = ["Sampler", "draw_rows", "sample_run", "spare_inputs", "write_images"]
 
-Progress = Callable[[int], None]
+Progress = Callable[..., None]
 _CHUNK, _ENTRIES = 2048, 2**18  # rows inverted at once, and numbers
 
 
@@ -31,51 +33,65 @@ def sample_run(
     count: int,
     out: str | Path,
     *,
-    context: Sequence[str] = (),
-    seed: int = 0,
-    continuous: bool = False,
-    temperature: float = 1.0,
-    solver: str | None = None,
+    part_rows: int | None = None,
     progress: Progress | None = None,
+    **options: Any,
 ) -> dict[str, Any]:
     """Draw ``count`` rows in the user's units and write them to ``out`` (.csv, .parquet or .npz; images .npz or .png).
 
-    Row i is a function of (seed, i): a longer run begins with the rows of a shorter one.
+    Row i is a function of (seed, i): a longer run begins with the rows of a shorter one, and several processes draw the rows of
+    one. An ``out`` that is a folder, or has no ending, is filled with parts of ``part_rows`` rows each, by all processes under
+    torchrun; called again it goes on with what is missing.
 
     Parameters
     ----------
-    context : ``column=value`` for a conditional model, or the class of a hybrid one; without it, contexts are drawn from the
-        training rows and written too.
-    continuous : keep dequantised columns continuous instead of putting them back on their levels.
-    temperature : by which latents' distances from the base's center are multiplied; below 1 for likelier rows, of less variety.
+    options : of :class:`Sampler`.
+    progress : called as ``progress(rows)`` for rows that are done and once, first, as ``progress(0, total)``.
 
     Raises
     ------
     UserError
-        For a bad count, context, ending or solver.
+        For a bad count, context, ending or solver, or several processes and one file.
     NotConverged
         If a sample could not be found with the solver's guarantee.
     """
     if count < 1:
         raise UserError(f"-n must be at least 1, got {count}")
+    if means_folder(out):
+        return _in_parts(Sampler(folder, **options), count, Path(out), part_rows, progress)
+    if part_rows is not None:
+        raise UserError(f"--part-rows is for a folder of parts, and --out {out} is one file")
     spare_inputs(folder, out)
-    values, contexts, schema = draw_rows(
-        folder,
-        count,
-        context=context,
-        seed=seed,
-        continuous=continuous,
-        temperature=temperature,
-        solver=solver,
-        progress=progress,
-    )
-    if isinstance(schema, ImageSchema):
-        write_images(out, values, schema, more=_context_columns(schema, contexts))
-        return {"rows": count, "shape": list(schema.shape), "out": str(out), "seed": seed}
-    columns: dict[str, Any] = {name: values[:, place].numpy() for place, name in enumerate(schema.names)}
-    columns |= _context_columns(schema, contexts)
-    write_columns(out, columns)
-    return {"rows": count, "columns": list(columns), "out": str(out), "seed": seed}
+    sampler = Sampler(folder, **options)
+    if progress is not None:
+        progress(0, count)
+    names = _write(sampler, out, 0, count, progress)
+    shape = {"shape": list(sampler.schema.shape)} if isinstance(sampler.schema, ImageSchema) else {"columns": names}
+    return {"rows": count, **shape, "out": str(out), "seed": sampler.seed}
+
+
+def _write(sampler: Sampler, out: str | Path, start: int, stop: int, progress: Progress | None) -> list[str]:
+    """Write those rows; the names of the columns."""
+    values, contexts = sampler.draw(start, stop, progress)
+    given = _context_columns(sampler.schema, contexts)
+    if isinstance(sampler.schema, ImageSchema):
+        write_images(out, values, sampler.schema, more=given)
+        return []
+    columns: dict[str, Any] = {name: values[:, place].numpy() for place, name in enumerate(sampler.schema.names)}
+    write_columns(out, columns | given)
+    return list(columns | given)
+
+
+def _in_parts(sampler: Sampler, count: int, out: Path, part_rows: int | None, progress: Progress | None) -> dict[str, Any]:
+    began, size = time.monotonic(), Parts.sized(part_rows, count, sampler.size, sampler.schema.features)
+    ending = ".npz" if isinstance(sampler.schema, ImageSchema) else ".parquet"
+    with ranks(torch.device("cpu"), PATIENCE) as here:
+        parts = Parts.open(out, {"question": "sample"} | sampler.asked(), count, size, here, ending)
+        there = parts.fill(lambda path, start, stop: _write(sampler, path, start, stop, progress), here, progress)
+        peak = peak_memory(here)
+    told = {"rows": count, "out": str(out), "seed": sampler.seed, "parts": len(parts), "parts_before": there, "part_rows": size}
+    told |= {"processes": here.count, "seconds": round(time.monotonic() - began, 3)}
+    return told | {"peak_memory_mib": round(peak, 1)}
 
 
 def write_images(
@@ -102,39 +118,88 @@ def spare_inputs(folder: RunFolder, out: str | Path, data: str | None = None) ->
 
 
 def draw_rows(
-    folder: RunFolder,
-    count: int,
-    *,
-    context: Sequence[str] = (),
-    seed: int = 0,
-    continuous: bool = False,
-    temperature: float = 1.0,
-    solver: str | None = None,
-    progress: Progress | None = None,
+    folder: RunFolder, count: int, *, progress: Progress | None = None, **options: Any
 ) -> tuple[Tensor, Tensor | None, Schema | ImageSchema]:
     """The rows (count, d) of :func:`sample_run`, their encoded contexts (count, C) or None, and the schema."""
-    flow, schema = folder.flow()
-    chosen = parse_solver(solver) if solver else flow.solver
-    context, label = _class_given(folder, context)
-    if not temperature > 0 or (temperature != 1 and label is not None):
-        told = "is for latents of the base, not of a class of a hybrid model" if temperature > 0 else "must be positive"
-        raise UserError(f"--temperature {temperature:g} {told}")
-    contexts = _contexts(folder, schema, context, count, seed)
-    values = []
-    with torch.no_grad():
-        size = max(16, min(_CHUNK, _ENTRIES // math.prod(flow.shape)))
-        for start in range(0, count, size):
-            rows = torch.arange(start, min(start + size, count))
-            part = None if contexts is None else contexts[rows]
-            if label is None:
-                bound = flow.bind(part)
-                x = bound.decode(bound.latents(len(rows), Noise(seed, rows), temperature), solver=chosen)
-            else:
-                x = _of_class(folder, label, part, chosen, Noise(seed, rows))
-            values.append(schema.decode(x.double(), continuous=continuous))
-            if progress is not None:
-                progress(len(rows))
-    return torch.cat(values), contexts, schema
+    sampler = Sampler(folder, **options)
+    return *sampler.draw(0, count, progress), sampler.schema
+
+
+class Sampler:
+    """A run's rows by their numbers: row i is a function of (seed, i), drawn alone or with others.
+
+    Parameters
+    ----------
+    context : ``column=value`` for a conditional model, or the class of a hybrid one; without it, contexts are drawn from the
+        training rows and written too.
+    continuous : keep dequantised columns continuous instead of putting them back on their levels.
+    temperature : by which latents' distances from the base's center are multiplied; below 1 for likelier rows, of less variety.
+
+    Raises
+    ------
+    UserError
+        For a bad context, temperature, solver or device.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        *,
+        context: Sequence[str] = (),
+        seed: int = 0,
+        continuous: bool = False,
+        temperature: float = 1.0,
+        solver: str | None = None,
+        device: str = "cpu",
+    ) -> None:
+        try:
+            where = choose_device(device)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+        flow, self.schema = folder.flow()
+        self.flow = flow.to(where)
+        self.solver = parse_solver(solver) if solver else flow.solver
+        self.seed, self.continuous, self.temperature = seed, continuous, temperature
+        self.given, self.label = _class_given(folder, context)
+        self.network = folder.network()[0].to(where) if self.label is not None else None
+        if not temperature > 0:
+            raise UserError(f"--temperature {temperature:g} must be positive")
+        self.contexts = _contexts(folder, self.schema, self.given, seed)
+        self.size = max(16, min(_CHUNK, _ENTRIES // math.prod(flow.shape)))
+        self.weights = weights_of(folder)
+
+    def asked(self) -> dict[str, Any]:
+        """All that the rows depend on."""
+        given = {"context": self.given, "label": self.label, "seed": self.seed, "continuous": self.continuous}
+        return {"weights": self.weights, "temperature": self.temperature, "solver": repr(self.solver)} | given
+
+    def draw(self, start: int, stop: int, progress: Progress | None = None) -> tuple[Tensor, Tensor | None]:
+        """Rows ``start`` to ``stop`` - 1 (N, d) in the user's units, and their encoded contexts (N, C) or None."""
+        values, contexts = [], []
+        with torch.no_grad():
+            for first in range(start, stop, self.size):
+                rows = torch.arange(first, min(first + self.size, stop))
+                part = None if self.contexts is None else self.contexts(rows)
+                if self.label is None:
+                    bound = self.flow.bind(part)
+                    latents = bound.latents(len(rows), Noise(self.seed, rows), self.temperature)
+                    x = bound.decode(latents, solver=self.solver)
+                else:
+                    x = self._of_class(part, Noise(self.seed, rows))
+                values.append(self.schema.decode(x.double(), continuous=self.continuous))
+                contexts.append(part)
+                if progress is not None:
+                    progress(len(rows))
+        return torch.cat(values), None if self.contexts is None else torch.cat(contexts)
+
+    def _of_class(self, context: Tensor | None, noise: Noise) -> Tensor:
+        """Rows of one class of a hybrid model's joint density."""
+        assert isinstance(self.network, Classifier) and self.label is not None and noise.rows is not None
+        try:
+            given = {"solver": self.solver, "noise": noise, "temperature": self.temperature}
+            return self.network.sample(self.label, len(noise.rows), context, **given)
+        except ValueError as error:
+            raise UserError(str(error)) from error
 
 
 def _class_given(folder: RunFolder, given: Sequence[str]) -> tuple[list[str], int | None]:
@@ -148,17 +213,10 @@ def _class_given(folder: RunFolder, given: Sequence[str]) -> tuple[list[str], in
     return [text for text in given if text.partition("=")[0] != name], levels.index(asked[-1]) if asked else None
 
 
-def _of_class(folder: RunFolder, label: int, context: Tensor | None, solver: Solver, noise: Noise) -> Tensor:
-    """Rows of one class of a hybrid model's joint density."""
-    network, _ = folder.network()
-    assert isinstance(network, Classifier) and noise.rows is not None
-    try:
-        return network.sample(label, len(noise.rows), context, solver=solver, noise=noise)
-    except ValueError as error:
-        raise UserError(str(error)) from error
-
-
-def _contexts(folder: RunFolder, schema: Schema | ImageSchema, given: Sequence[str], count: int, seed: int) -> Tensor | None:
+def _contexts(
+    folder: RunFolder, schema: Schema | ImageSchema, given: Sequence[str], seed: int
+) -> Callable[[Tensor], Tensor] | None:
+    """The contexts (N, C) of rows by their numbers (N,), None for an unconditional model."""
     if not schema.context:
         if given:
             raise UserError("this model is unconditional; leave --context out, or train with --label or --context COLUMN")
@@ -170,11 +228,16 @@ def _contexts(folder: RunFolder, schema: Schema | ImageSchema, given: Sequence[s
             if not equals:
                 raise UserError(f"--context {text!r}: write column=value, such as --context {schema.context[0].name}=...")
             pairs[key] = value
-        return schema.context_row(pairs).expand(count, -1)
+        row = schema.context_row(pairs)
+        return lambda rows: row.expand(len(rows), -1)
     train = folder.dataset().train.context
     assert train is not None
-    uniform = Noise(seed, torch.arange(count)).at(1).uniforms(torch.zeros(count, 1, dtype=torch.float64))[:, 0]
-    return train[(uniform * len(train)).long()]
+
+    def drawn(rows: Tensor) -> Tensor:
+        uniform = Noise(seed, rows).at(1).uniforms(torch.zeros(len(rows), 1, dtype=torch.float64))[:, 0]
+        return train[(uniform * len(train)).long()]
+
+    return drawn
 
 
 def _context_columns(schema: Schema | ImageSchema, contexts: Tensor | None) -> dict[str, np.ndarray]:

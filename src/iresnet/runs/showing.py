@@ -9,6 +9,7 @@ from ..data import ContextColumn, ImageSchema, Schema
 from ..errors import UserError
 from ..flow import Flow
 from ..pictures import confusion_matrix, density_2d, image_grid, pairs, sheet
+from .classes import draw_classes
 from .evaluating import previous_of
 from .folder import RunFolder
 from .gallery import draw_images
@@ -24,25 +25,23 @@ def draw(folder: RunFolder, *, seed: int = 0) -> list[str]:
     """Draw what suits the task and the data, into ``pictures/``; returns the names of the files."""
     task = folder.config().task
     drawn = [] if task == "density" else _confusion(folder)
-    if task == "hybrid":
+    if task != "classify":
         drawn += _by_class(folder, seed)
     return drawn if task == "classify" else [*drawn, *_samples(folder, seed)]
 
 
 def _by_class(folder: RunFolder, seed: int) -> list[str]:
     """Where rows are images: samples of each class, one row of them for each."""
-    dataset, (name, levels) = folder.dataset(), folder.classes()
+    dataset = folder.dataset()
     images = isinstance(dataset.schema, ImageSchema)
     if not images and not (dataset.kind == "digits" and dataset.features == 64):
         return []
     try:
-        given = enumerate(levels[:_ROWS])  # each class from latents of its own
-        shown = [draw_rows(folder, _EACH, context=[f"{name}={level}"], seed=seed + place)[0] for place, level in given]
-    except UserError:  # a class too rare to be drawn
+        drawn = draw_classes(folder, _EACH, seed=seed, most=_ROWS).values
+    except UserError:  # no classes, or one too rare to be drawn
         return []
-    drawn = torch.cat(shown) if images else torch.cat(shown).reshape(-1, 1, 8, 8)
     top = dataset.schema.levels if isinstance(dataset.schema, ImageSchema) else 17
-    sheet(folder.path / "pictures" / "samples-by-class.png", drawn, _EACH, levels=top)
+    sheet(folder.path / "pictures" / "samples-by-class.png", drawn if images else drawn.reshape(-1, 1, 8, 8), _EACH, levels=top)
     return ["samples-by-class.png"]
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,8 @@ from ..checkpoint import Network, load_state, save, save_state
 from ..config import Config
 from ..data import Dataset, ImageSchema
 from ..errors import UserError
-from ..parallel import Ranks, choose_device, ranks
+from ..memory import check_step
+from ..parallel import Ranks, choose_device, first, ranks
 from ..tasks.base import Task
 from ..tasks.rows import Rows
 from ..train import Callback, Diverged, Settings, Trainer
@@ -70,15 +70,15 @@ def train_run(
     Diverged
         If training meets a number that is not finite; the last good weights are kept.
     """
-    folder, first = RunFolder(Path(out or ".")), os.environ.get("RANK", "0") == "0"
+    folder, tells = RunFolder(Path(out or ".")), first()
     if resume:
         if out is None:
             raise UserError("--resume needs --out RUN: which run to go on with")
         folder = RunFolder.open(out)
         config, init = folder.config(), folder.status().get("init")
         if folder.status().get("status") == "finished":
-            return Outcome(folder, folder.status(), first)
-        if first:
+            return Outcome(folder, folder.status(), tells)
+        if tells:
             folder.sweep()
     elif out is not None:
         RunFolder.vacant(out)
@@ -93,12 +93,15 @@ def train_run(
         network = build_network(config, dataset).to(device)
         task = build_task(config, network)
         train, validation = training_rows(config, dataset)
+        share = config.train.batch_size if device.type == "cpu" else -(-config.train.batch_size // here.count)
+        tight = check_step(network, share, device, accumulate=config.train.accumulate)
+        dataset.notes.extend([tight] if tight else [])
         going_on = resume and folder.state.exists()  # a run killed before its first save starts again at step 0
         if not going_on:
             # Levels are spread where scales are measured, whatever the task: a constant one has no scale.
             begin(network, rows_of(dataset, "train"), init, config.seed)
         if not resume and config.train.minutes is not None:
-            steps = here.add(torch.tensor(_calibrate(task, train, validation, config), device=device)) // here.count
+            steps = here.add(torch.tensor(_calibrate(task, train, validation, config, here.count), device=device)) // here.count
             config = config.model_copy(update={"train": config.train.model_copy(update={"steps": int(steps)})})
         if not resume:
             if here.first:
@@ -147,11 +150,16 @@ def settings_of(config: Config) -> Settings:
     return Settings(seed=config.seed, **{name: getattr(train, name) for name in names})
 
 
-def _calibrate(task: Task, train: Rows, validation: Rows, config: Config) -> int:
-    """How many steps fit into ``train.minutes``: measured once on a copy, then fixed, so that a resumed run is the same run."""
+def _calibrate(task: Task, train: Rows, validation: Rows, config: Config, count: int) -> int:
+    """How many steps fit into ``train.minutes``: measured once on a copy, then fixed, so that a resumed run is the same run.
+
+    Each of ``count`` ranks measures with its share of a batch, for itself: what they wait for each other is not in it.
+    """
     import copy
 
-    trainer = Trainer(copy.deepcopy(task), train, validation, settings_of(config))
+    settings = settings_of(config)
+    settings = replace(settings, batch_size=-(-settings.batch_size // count))
+    trainer = Trainer(copy.deepcopy(task), train, validation.spread(-(-len(validation) // count)), settings)
     trainer.run(until=5)
     began, done = time.monotonic(), trainer.step
     while time.monotonic() - began < 2.0:

@@ -17,10 +17,11 @@ from ..flow import Flow, evaluating
 from ..numerics.logdet import Exact, LogDet
 from ..numerics.noise import Noise
 from ..numerics.series import PowerSeries
+from ..parallel import Ranks
 from .base import Judgement, Task
 from .rows import Batch, Rows
 
-__all__ = ["Density", "Figure", "evaluate", "score"]
+__all__ = ["Density", "Figure", "evaluate", "figure_of_sums", "score"]
 
 _DRAW = 2  # place of a row's further draws of noise, apart from probes (0) and dequantisation (1)
 
@@ -128,9 +129,12 @@ def evaluate(
     batch_size: int = 1024,
     seed: int = 0,
     dtype: torch.dtype | None = None,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[..., None] | None = None,
+    ranks: Ranks | None = None,
 ) -> tuple[Figure, Tensor]:
     """The mean of log p over ``rows`` in nats and in the user's units, and each row's log p (N,); parameters as in :func:`score`.
+
+    ``ranks`` share the rows in whole batches, and all know the result, which is that of one process bit for bit.
 
     Rows' estimator errors are independent, so that of the mean is their root mean square over sqrt(N). The data's error is the
     spread of the rows' values, and so contains the estimator's noise.
@@ -142,11 +146,19 @@ def evaluate(
     """
     if len(rows) == 0:
         raise ValueError("there are no rows to evaluate")
-    parts = [
-        part[1:] for part in score(flow, rows, logdet=logdet, batch_size=batch_size, seed=seed, dtype=dtype, progress=progress)
-    ]
-    value, stderr, bias = (torch.cat(column) for column in zip(*parts, strict=True))
-    count = len(value)
+    count, options = len(rows), {"logdet": logdet, "batch_size": batch_size, "seed": seed, "dtype": dtype}
+    if ranks is None or ranks.count == 1:
+        parts = [part[1:] for part in score(flow, rows, progress=progress, **options)]
+        value, stderr, bias = (torch.cat(column) for column in zip(*parts, strict=True))
+    else:
+        mine = ranks.part(torch.arange(count), batch_size)
+        if progress is not None:
+            progress(0, len(mine))
+        found = torch.zeros(3, count, dtype=torch.float64)
+        for batch, *three in score(flow, rows.take(mine), progress=progress, **options):
+            found[:, mine[: len(batch.rows)]] = torch.stack(three)
+            mine = mine[len(batch.rows) :]
+        value, stderr, bias = ranks.add(found)
     spread = float(value.std()) / math.sqrt(count) if count > 1 else math.nan
     figure = Figure(float(value.mean()), float(stderr.square().sum().sqrt()) / count, spread, float(bias.mean()), count)
     return figure, value

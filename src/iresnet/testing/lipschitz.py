@@ -145,8 +145,9 @@ def check_branch(branch: Branch, x: Tensor, context: Tensor | None = None, *, as
     wide = bound.to(torch.float64)
     assert wide.lipschitz == bound.lipschitz, f"{told}: the same weights in float64 claim {wide.lipschitz}, not {bound.lipschitz}"
     found = check_lipschitz(wide, x, bound.lipschitz, ascent=ascent, name=told)
-    weights, activation = getattr(wide, "weights", None), getattr(wide, "activation", None)
-    if weights is not None and activation is not None and activation.elementwise:
+    weights, activation = getattr(wide, "weights", ()), getattr(wide, "activation", None)
+    matrices = len(weights) > 0 and all(weight.dim() == 2 for weight in weights)
+    if matrices and activation is not None and activation.elementwise:
         worst = worst_slopes(weights, activation.slope, starts=8, steps=6)
         told_worst = f"{told}: the worst slopes expand by {worst!r}, it claims {bound.lipschitz!r}"
         assert worst <= bound.lipschitz * (1 + _MEASUREMENT), told_worst

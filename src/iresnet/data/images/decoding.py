@@ -11,7 +11,7 @@ import numpy as np
 
 from ...errors import UserError
 
-__all__ = ["decode_all"]
+__all__ = ["decode_all", "size_of"]
 
 _PLAIN = {"1": "L", "L": "L", "RGB": "RGB", "P": "RGB"}
 _WITH_ALPHA = {"LA": "L", "RGBA": "RGB", "PA": "RGB"}
@@ -44,6 +44,17 @@ def decode_all(encoded: Iterable[tuple[str, bytes | str | os.PathLike[str]]]) ->
         images = [image if image.ndim == 3 else np.repeat(image[:, :, None], 3, 2) for image in images]
         return np.ascontiguousarray(np.stack(images).transpose(0, 3, 1, 2))
     return np.stack(images)[:, None]
+
+
+def size_of(file: str | os.PathLike[str]) -> int:
+    """Bytes of an image file's pixels, by its header; 0 if it has none that can be read."""
+    from PIL import Image
+
+    try:
+        with Image.open(file) as image:
+            return image.width * image.height * (1 if _PLAIN.get(image.mode) == "L" else 3)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return 0
 
 
 def _size(image: np.ndarray) -> str:

@@ -75,7 +75,7 @@ class _Numbered:
         self.context = None
         if schema.context:
             if self.labels is None:
-                raise UserError("some of the images have no label to condition on; leave --label out")
+                raise UserError(f"some of the images have no {pictures.label}, which the model is conditional on")
             self.context = torch.nn.functional.one_hot(self.labels, len(classes)).double()
 
     def split(self, places: Tensor, first: int) -> Split:
@@ -122,7 +122,7 @@ def _classes(splits: Mapping[str, Pictures], name: str, label: str | None) -> tu
     train = splits["train"]
     if train.labels is None:
         if label is not None:
-            raise UserError(f"{name} has no labels to condition on; leave --label out")
+            raise UserError(f"{name} has no labels: put images into a folder for each class, or y_train beside x_train")
         return (), "label"
     if label not in (None, train.label):
         raise UserError(f"{name} has no label {label!r}; it has {train.label!r}")

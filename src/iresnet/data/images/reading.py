@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...errors import UserError
+from ...memory import check_images
 from ..context import levels_of
-from .decoding import decode_all
+from .decoding import decode_all, size_of
 
 if TYPE_CHECKING:
     import pyarrow
@@ -140,6 +141,7 @@ def read_folder(folder: Path, files: Sequence[Path]) -> Pictures:
     if "" in classes and any(classes):
         outside = files[classes.index("")]
         raise UserError(f"{folder} has images in subfolders and outside of them, such as {outside.name}; put each into its class")
+    check_images(len(files), size_of(files[0]), str(folder))
     images = decode_all((str(file), file) for file in files)
     if not any(classes):
         return Pictures(images)

@@ -1,0 +1,81 @@
+"""docs/reproductions.md from results/reproduce/*.json.
+
+iresnet reproduce NAME --out FOLDER                      measure
+python experiments/reproductions.py --record FOLDER ...  keep its record in results/, its pictures in docs/assets/reproduce/
+python experiments/reproductions.py --page               write the page
+python experiments/reproductions.py --check              exit with 1 if the page is not what the files say
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from PIL import Image
+
+from iresnet.files import write_json
+from iresnet.reproduce import NAMES
+from iresnet.reproduce.base import Picture, Record
+from iresnet.reproduce.catalogue import find
+from iresnet.reproduce.page import markdown
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS, PICTURES = ROOT / "results" / "reproduce", ROOT / "docs" / "assets" / "reproduce"
+PAGE = ROOT / "docs" / "reproductions.md"
+
+HEAD = """# Figures and tables of the papers, made again
+
+```sh
+iresnet reproduce                                    # what there is
+iresnet reproduce figure1                            # minutes on a CPU: the tiny setting
+iresnet reproduce table1 --setting paper --seeds 3   # the papers' sizes: hours, or days without a GPU
+```
+
+A folder then holds `reproduction.html`, a page to open; `reproduction.json`, every number that was measured; and the pictures.
+Ctrl-C loses only what was being measured: the same command goes on. `figure2`, `table2`, `complexity` and `vae` train other
+libraries' flows: `pip install 'iresnet[compare]'`.
+
+Below are the tiny settings as they were run, on one thread of a shared machine. They show whether a claim holds at a size that
+anyone can check in minutes, and not what the papers' sizes reach."""
+
+
+def record(folder: Path) -> None:
+    """Keep a folder's record and pictures."""
+    found = Record.read(folder)
+    found.about["command"] = None  # which names a folder of this machine; the page has the command without it
+    write_json(RESULTS / f"{found.name}.json", found.to_dict())
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    for picture in found.about["pictures"]:
+        with Image.open(folder / picture["file"]) as image:  # a few colours are enough for lines, and a fifth of the bytes
+            image.convert("RGB").quantize(128, dither=Image.Dither.NONE).save(PICTURES / picture["file"], optimize=True)
+
+
+def page() -> str:
+    """All reproductions that were recorded, in the order of the list."""
+    parts = [HEAD]
+    for name in NAMES:
+        if (RESULTS / f"{name}.json").exists():
+            found = Record.read(RESULTS / f"{name}.json")
+            pictures = [Picture(**picture) for picture in found.about["pictures"]]
+            parts.append(markdown(find(name), found, pictures, "assets/reproduce/", 2).rstrip())
+    return "\n\n".join(parts) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--record", type=Path, nargs="+", default=[], metavar="FOLDER")
+    parser.add_argument("--page", action="store_true")
+    parser.add_argument("--check", action="store_true")
+    given = parser.parse_args()
+    for folder in given.record:
+        record(folder)
+    if given.check:
+        fresh = PAGE.exists() and PAGE.read_text(encoding="utf-8") == page()
+        sys.exit(0 if fresh else "docs/reproductions.md is stale: run python experiments/reproductions.py --page")
+    if given.page:
+        PAGE.write_text(page(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
