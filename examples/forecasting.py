@@ -7,8 +7,8 @@ is forecast for the next 24 hours at once. The split is the usual one, in order 
 4 to test (Informer, Zhou et al., 2021, arXiv 2012.07436). Without the file a series with known seasons takes its place.
 
 The baseline is strong: ridge regression on the same context, and a Gaussian with the full covariance of its residuals. The flow
-models just these residuals, given the context. It starts as nearly that Gaussian, so what it gains is what is not Gaussian in them
-or changes with the context.
+models just these residuals, given the context. It starts as nearly that Gaussian, so what it gains is what is not Gaussian in
+them or changes with the context.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def by_week(values: np.ndarray, begin: np.ndarray) -> tuple[float, float]:
 def judge(draws: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Of draws (n, DRAWS, AHEAD): the share of hours within their 90 % interval, and the mean CRPS, each (n,).
 
-    Strictly Proper Scoring Rules, Prediction, and Estimation (Gneiting and Raftery, 2007): E|X - y| - E|X - X'| / 2, without bias.
+    Strictly Proper Scoring Rules, Prediction, and Estimation (Gneiting and Raftery, 2007): E|X - y| - E|X - X'| / 2, unbiased.
     """
     low, high = np.quantile(draws, (0.05, 0.95), axis=1)
     ordered = np.sort(draws, axis=1)
@@ -151,7 +151,8 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     parser.add_argument("--record", type=Path, help="write the figures into this JSON file, under this script's name")
     asked = parser.parse_args(arguments)
     name, series = read(asked.seed)
-    learn, choose, test = (Windows.of(series, *part) for part in ((0, 12 * MONTH), (12 * MONTH, 16 * MONTH), (16 * MONTH, 20 * MONTH)))
+    months = ((0, 12), (12, 16), (16, 20))
+    learn, choose, test = (Windows.of(series, first * MONTH, last * MONTH) for first, last in months)
     print(f"{name}: {len(learn.begin)} windows to learn from, {len(choose.begin)} to choose by, {len(test.begin)} to test")
 
     # The baseline gets the penalty that the months to choose by like best; so does the flow get its weights.
@@ -170,13 +171,13 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
         figures[what], figures[f"{what}_stderr"] = by_week(values, begin)
         return f"{figures[what]:.3f} ± {figures[f'{what}_stderr']:.3f}"
 
-    print(f"log-density of the test months, nats an hour, of {name}'s own unit; errors by weeks")
+    print("log-density of the test months, nats an hour; errors by weeks")
     for method, values in per_hour.items():
         print(f"  {note(f'log_prob {method}', values, test.begin)}  {method}")
     paired = per_hour["flow"] - per_hour["ridge, Gaussian"]
     print(f"  {note('log_prob gain', paired, test.begin)}  difference, window by window")
 
-    # Draws, of one window a day, of the same normal deviates for neither method.
+    # Draws for one window a day: a forecast is judged as a distribution too.
     days = np.arange(0, len(test.begin), 24 * (4 if asked.small else 1))
     chosen = Windows(test.future[days], test.context[days], test.begin[days])
     middle = ridge.mean(chosen)[:, None]

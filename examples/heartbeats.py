@@ -5,10 +5,11 @@
 FOLDER/series/ECG5000_anomaly.npz holds the beats of ECG5000 (UCR archive), 140 points each: x_train_normal, x_test and y_test, 1
 for an abnormal beat. Without it the script says so and takes scikit-learn's digits, those below 5 as the normal ones.
 
-Neighbouring points of a beat are nearly equal, so its 140 numbers lie close to a few smooth curves. A basis says so: the principal
-components that hold 95 % of the variance. The density of a whole beat is then that of its coordinates there, by a flow, times that
-of what the basis leaves over, an isotropic normal: probabilistic PCA (Tipping and Bishop, 1999, doi 10.1111/1467-9868.00196) with
-the Gaussian of the coordinates replaced by something that can bend. It stays a density of 140 numbers.
+Neighbouring points of a beat are nearly equal, so its 140 numbers lie close to a few smooth curves. A basis says so: the
+principal components that hold 95 % of the variance. The density of a whole beat is then that of its coordinates there, by a flow,
+times that of what the basis leaves over, an isotropic normal: probabilistic PCA (Tipping and Bishop, 1999, doi
+10.1111/1467-9868.00196) with the Gaussian of the coordinates replaced by something that can bend. It is still a density of 140
+numbers.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,7 +40,8 @@ def read(seed: int) -> tuple[str, np.ndarray, np.ndarray, np.ndarray]:
         with np.load(path, allow_pickle=False) as content:
             return "ECG5000", content["x_train_normal"], content["x_test"], content["y_test"] == 1
     print(f"no {path}: scikit-learn's digits instead, those below 5 as the normal ones, each a series of 64 greys")
-    digits, random = load_digits(), np.random.default_rng(seed)
+    digits: Any = load_digits()
+    random = np.random.default_rng(seed)
     x = digits.data / 17 + random.uniform(0, 1 / 17, digits.data.shape)  # levels are no density: spread them
     normal = random.permutation(np.flatnonzero(digits.target < 5))
     test = np.concatenate((normal[:200], np.flatnonzero(digits.target >= 5)))

@@ -54,14 +54,16 @@ def markdown(content: dict[str, Any]) -> str:
         if cell in content["cells"]:
             found = content["cells"][cell]["summary"]
             wrong, spread, lost = found["error"]["mean"], found["error"]["spread"], found["lost"]
-            error = f"{100 * wrong:.2f}" + ("" if spread is None else f" ± {100 * spread:.2f}")
+            spread = content["cells"][cell]["runs"][0]["error"]["stderr"] if spread is None else spread
+            error = f"{100 * wrong:.2f} ± {100 * spread:.2f}"
             off = found["worst_reconstruction"]
             worst = "–" if lost is None else "infinite" if off is None else f"{off:.1e}"
             name = {"free": "none (free)", "resnet": "ordinary ResNet"}.get(cell, cell)
             shown = "–" if lost is None else f"{lost} of {found['rows']}"
             lines.append(f"| {name} | {error} | {'yes' if found['guaranteed'] else 'no'} | {worst} | {shown} |")
     seeds = max(content["cells"][cell]["summary"]["seeds"] for cell in content["cells"])
-    told = f"Mean and standard deviation over {seeds} seeds; `{content['remake']}` makes it again."
+    over = "One seed, with the test set's binomial error" if seeds == 1 else f"Mean and standard deviation over {seeds} seeds"
+    told = f"{over}; `{content['remake']}` makes it again."
     return "\n".join([*lines, "", told])
 
 

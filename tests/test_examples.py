@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -68,3 +69,56 @@ def test_forecasting(tmp_path: Path, data_folder: Path) -> None:
     assert figures["windows"] == 4 * 30 * 24 - 23
     gain = figures["log_prob flow"] - figures["log_prob ridge, Gaussian"]
     assert figures["log_prob gain"] == pytest.approx(gain) and gain > 0
+
+
+@pytest.mark.slow
+def test_two_views(tmp_path: Path) -> None:
+    """A missing half is better inferred than by the nearest neighbour, and a pair is told from others far above chance, 10 %."""
+    figures = run("two_views", tmp_path)
+    assert figures["rows"] == 397
+    assert figures["found flow"] > 10 + 10 * figures["found flow_stderr"]
+    assert figures["rmse flow"] < figures["rmse nearest neighbour"] - 4 * figures["rmse nearest neighbour_stderr"]
+    assert figures["energy flow"] < figures["energy kernel regression"]  # a distribution is worth more than its mean
+
+
+@pytest.mark.slow
+def test_conditional_generation(tmp_path: Path) -> None:
+    figures = run("conditional_generation", tmp_path)
+    assert figures["agreement real"] > 97, "a classifier that cannot read real images grades nothing"
+    assert figures["agreement flow"] > 90 and figures["usefulness flow"] > 80
+
+
+def test_feature_map(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """No pair of images leaves the certified bounds; they say something for two blocks and nothing for eight."""
+    figures = run("feature_map", tmp_path)
+    outside = [value for name, value in figures.items() if name.endswith(" outside")]
+    assert len(outside) == 2 + 1 + 8 + 1 and not any(outside)
+    few, many = "2 blocks, c = 0.5, whole", "8 blocks, c = 0.97, whole"
+    assert figures[f"{few} below"] == pytest.approx(0.5**2, rel=1e-5) and figures[f"{few} above"] == pytest.approx(
+        1.5**2, rel=1e-5
+    )
+    assert figures[f"{few} below"] <= figures[f"{few} least"] <= figures[f"{few} most"] <= figures[f"{few} above"]
+    assert figures[f"{many} below"] < 1e-12 < 0.1 < figures[f"{many} least"]
+    assert figures["2 blocks, c = 0.5, off"] < 1e-5
+    assert "certified below, above" in capsys.readouterr().out
+
+
+def test_the_page_says_what_the_scripts_recorded() -> None:
+    """Every figure with an error on the page is one of its script's, rounded as shown; and every script has a section."""
+    recorded = json.loads((ROOT / "results" / "examples.json").read_text(encoding="utf-8"))
+    sections = re.split(r"^## ", (ROOT / "docs" / "tutorials.md").read_text(encoding="utf-8"), flags=re.M)[1:]
+    found = {}
+    for section in sections:
+        named = re.search(r"python examples/(\w+)\.py", section)
+        if named is None or named[1] not in recorded:
+            continue
+        figures = recorded[named[1]]
+        pairs = [(value, figures[f"{name}_stderr"]) for name, value in figures.items() if f"{name}_stderr" in figures]
+        shown = re.findall(r"(-?\d+\.?\d*) ± (\d+\.?\d*)", section)
+        assert shown, f"the section of {named[1]} has no figure"
+        for value, error in shown:
+            digits = len(value.partition(".")[2])
+            known = {(f"{one:.{digits}f}", f"{other:.{digits}f}") for one, other in pairs}
+            assert (value, error) in known, f"{value} ± {error} is no figure of {named[1]}"
+        found[named[1]] = len(shown)
+    assert set(found) == set(recorded)

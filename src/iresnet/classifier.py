@@ -8,6 +8,8 @@ References
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
@@ -103,7 +105,8 @@ class Classifier(nn.Module):
             left = torch.arange(n, device=z.device)
             for attempt in range(tries):
                 key = noise.at(attempt).select(left)
-                drawn = flow.latents(len(left), key.at(0), temperature)
+                own = context if context is None or context.dim() == 1 else context[left]
+                drawn = replace(flow, base=self.flow.base.bind(own)).latents(len(left), key.at(0), temperature)
                 share = self.classify(drawn).softmax(1)[:, label]
                 kept = key.at(1).uniforms(share[:, None])[:, 0] < share
                 z[left[kept]] = drawn[kept]

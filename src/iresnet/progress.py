@@ -104,7 +104,9 @@ class Count:
         self.next = max(1.5 * self.next, seconds + 1.0)
         told = f"{self.name} {self.done:,}" + (f"/{self.total:,}" if self.total else "") + " rows"
         if self.total and 0 < self.done < self.total:
-            told += f"  {100 * self.done // self.total} %  {seconds * (self.total - self.done) / self.done:.0f} s left"
+            told += f"  {100 * self.done // self.total} %"
+            if self.done >= 0.02 * self.total:  # earlier the time is that of starting, and what is left seems hours
+                told += f"  {seconds * (self.total - self.done) / self.done:.0f} s left"
         self.console.print(f"{told}  {seconds:.0f} s", highlight=False, soft_wrap=True)
 
 

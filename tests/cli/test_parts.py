@@ -64,6 +64,8 @@ def test_what_is_missing_is_done_and_nothing_else(place: Path, tmp_path: Path) -
     """As after a kill: some parts are there, one was not written to its end."""
     out = tmp_path / "scores"
     words = ("score", place / "run", place / "rows", "--out", out, *ESTIMATED)
+    out.mkdir()
+    (out / ".parts.json.x.part").write_bytes(b"half")  # killed before anything was begun
     answer(*words)
     parts = sorted(out.glob("part-*"))
     gone = [parts[0], parts[4], parts[10]]

@@ -87,6 +87,7 @@ def test_bad_input_is_refused_in_one_sentence(tmp_path: Path) -> None:
         ({"minutes": 0.0}, "--minutes above 0"),
         ({"seeds": 0}, "--seeds from 1"),
         ({"rows": 1}, "--rows from 2"),
+        ({"clock": "sun"}, "--clock is cpu or wall, got 'sun'"),
     ):
         with pytest.raises(UserError, match=told):
             Asked({"name": "moons"}, **asked)
@@ -105,6 +106,10 @@ def test_bad_input_is_refused_in_one_sentence(tmp_path: Path) -> None:
         compare(asked, tmp_path / "b", resume=True)
     done = CliRunner().invoke(app, ["compare"])
     assert done.exit_code == 2 and "what shall be compared on? Give DATA" in done.stderr
+    mistyped = Asked({"name": "moons", "n": 300}, ("gaussian", "glw"))
+    with pytest.raises(UserError, match="no system named 'glw'"):
+        compare_command(mistyped, tmp_path / "c", resume=False, quiet=True, command="")
+    assert not (tmp_path / "c").exists()  # nothing is left of what was refused
     (tmp_path / "file").write_text("in use")
     with pytest.raises(UserError, match="not an empty folder"):
         compare(Asked({"name": "moons"}, models=("gaussian",)), tmp_path)

@@ -82,6 +82,7 @@ def test_the_page_s_program_needs_no_torch(run: Path, tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     done = CliRunner().invoke(app, ["export", str(run), "--out", str(tmp_path / "flow.onnx"), "--only", "log_prob,decode"])
     assert done.exit_code == 0, done.output
+    assert [line.rsplit(".", 2)[1] for line in done.stderr.splitlines()] == ["log_prob", "decode"]
     shown = re.search(r"```py\n(import numpy.*?)```", PAGE.read_text(encoding="utf-8"), re.S)
     assert shown is not None
     code = "import sys\nsys.modules['torch'] = None\n" + shown[1] + "\nprint(log_prob.tolist())\nprint(x.shape, bound.max())\n"

@@ -217,6 +217,19 @@ def test_cache_spares_the_second_pass() -> None:
     assert t.inv(z) is x and t.with_cache(0).inv(z) is not x and t.with_cache(1) is t
 
 
+def test_density_of_draws_made_without_a_graph_has_its_whole_gradient() -> None:
+    flow = iresnet.dense_flow(D, blocks=2, hidden=(8, 8))
+    stirred(flow).eval()
+    found, exact = distribution_of(flow, logdet=iresnet.Exact()), iresnet.Exact()
+    x, parameters = found.sample((16,)).requires_grad_(), list(flow.bijection.parameters())
+    with torch.no_grad():
+        found.log_prob(x)
+    wanted = torch.autograd.grad(flow.log_prob(x, logdet=exact).sum(), [x, *parameters], materialize_grads=True)
+    given = torch.autograd.grad(found.log_prob(x).sum(), [x, *parameters], materialize_grads=True)
+    for one, other in zip(given, wanted, strict=True):
+        assert torch.allclose(one, other, atol=1e-9)
+
+
 def test_refusals() -> None:
     flow = iresnet.dense_flow(D, C, blocks=1, hidden=(8,))
     with pytest.raises(ValueError, match="context of width 5, got none"):

@@ -8,9 +8,9 @@ from itertools import product
 import pytest
 import torch
 from law_cases import rows
-from torch import Tensor
+from set_cases import KINDS, Flat, clouds, dense, made
 
-from iresnet.bijections import Chain, PointNorm, Residual
+from iresnet.bijections import Residual
 from iresnet.contract import SET_FAMILIES, AttentionBranch, NormalizedSetBranch, attention_constant, bind_all, penalty, set_branch
 from iresnet.contract.attention import AttentionBound
 from iresnet.models import point_flow
@@ -19,8 +19,6 @@ from iresnet.numerics.logdet import Exact
 from iresnet.numerics.series import PowerSeries
 from iresnet.testing import (
     check_branch,
-    check_chain_rule,
-    check_copies,
     check_implicit_gradient,
     check_inverse_logdet,
     check_lipschitz,
@@ -30,35 +28,12 @@ from iresnet.testing import (
     check_rounding,
     check_row_alone,
     check_solution,
-    check_unchanged,
     jacobian,
-    randomized,
     rescaled,
     worst_slopes,
 )
 
 DTYPES = (torch.float32, torch.float64)
-KINDS = (*SET_FAMILIES, "attention")
-
-
-def clouds(count: int, points: int, features: int = 3, seed: int = 0, scale: float = 1.5) -> Tensor:
-    return rows(count, points * features, seed, scale).reshape(count, points, features)
-
-
-def made(kind: str, features: int = 3, hidden=(6, 5), context: int = 0, seed: int = 0, nonlinearity: str = "elu"):
-    """A branch of that kind with random parameters in float64, for at most 6 points."""
-    torch.manual_seed(seed)
-    if kind == "attention":
-        branch = AttentionBranch(features, 6, heads=2, width=3, lipschitz=0.9)
-    else:
-        branch = set_branch(kind, features, hidden, 0.9, nonlinearity, context)
-    return randomized(branch, 1.5, seed).double().eval()
-
-
-def dense(weight: Tensor, points: int) -> Tensor:
-    """The whole matrix (N h', N h) of a layer, the naive way: A and S on the two spaces of the mean."""
-    mean = torch.full((points, points), 1 / points, dtype=weight.dtype)
-    return torch.kron(torch.eye(points, dtype=weight.dtype) - mean, weight[0]) + torch.kron(mean, weight[1])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -123,8 +98,8 @@ def test_the_constant_of_attention_against_search_and_the_published_bound():
     used = {}
     for points in (1, 2, 3, 5, 8):
         bound, claimed = unit(points, 2), attention_constant(points)
-        starts = torch.cat([clouds(6, points, 2, seed, scale) for seed, scale in enumerate((0.3, 0.7, 1.5))])
-        used[points] = check_lipschitz(bound, starts, claimed, ascent=10, rate=0.5) / claimed
+        starts = torch.cat([clouds(4, points, 2, seed, scale) for seed, scale in enumerate((0.3, 0.7, 1.5))])
+        used[points] = check_lipschitz(bound, starts, claimed, ascent=8, rate=0.5) / claimed
     assert used[1] == pytest.approx(1.0, rel=1e-9)  # one point is its own mean
     assert used[2] > 0.5 and min(used.values()) > 0.2
     for points in (1, 2, 3, 10, 100, 10**6):  # Theorem 3.2, with phi inverted by bisection
@@ -136,7 +111,7 @@ def test_the_constant_of_attention_against_search_and_the_published_bound():
 
 
 def test_the_inequalities_that_the_constant_of_attention_rests_on():
-    """Each step of the proof by itself, at clouds of all sizes: the entropy, one weight, and the three terms of the derivative."""
+    """Each step of the proof by itself, for clouds of all sizes: entropy, one weight, and the three terms of the derivative."""
     for points, scale in product((2, 4, 9), (0.1, 0.5, 1.0, 2.0)):
         entropy = _phi_inverse(points - 1)
         q = clouds(64, points, 3, points, scale)
@@ -179,7 +154,6 @@ def test_a_new_set_branch_is_zero_and_every_parameter_learns(kind):
     branch = made(kind, context=2)
     bind = (lambda: branch.bind()) if kind == "attention" else (lambda: branch.bind(rows(4, 2)))
     check_parameter_gradients(branch, lambda: (bind()(clouds(4, 6)) * clouds(4, 6, seed=1)).sum())
-    torch.autograd.gradcheck(lambda *raw: branch.constrain(*raw)[-1], [part.detach().requires_grad_() for part in branch.raw()])
 
 
 @pytest.mark.parametrize(("kind", "hidden"), [*product(("sandwich", "gram"), ((5,), (4, 6), (4, 3, 5))), ("attention", ())])
@@ -188,19 +162,22 @@ def test_a_block_of_sets_has_the_volume_of_its_jacobian(kind, hidden):
     for points in (1, 4):
         check_inverse_logdet(Residual(branch), clouds(3, points, 2))
     bound, x = branch.bind(), clouds(3, 4, 2)
-    at = bound.linearize(x) if hasattr(bound, "linearize") else None
-    if at is not None and at.trace is not None:
-        torch.testing.assert_close(at.trace(), jacobian(bound, x).diagonal(dim1=1, dim2=2).sum(1))
-    assert (at is not None and at.trace is not None) == (len(hidden) in (1, 2))
-    check_logdet(PowerSeries(terms=3, probes=4), bound, x, repeats=300)
-    wanted = [tensor for tensor in branch.parameters()]
-    check_logdet_gradient(Exact(), branch.bind, x, wanted, groups=1, repeats=1)
+    at, truth = bound.linearize(x), jacobian(bound, x)
+    vectors = clouds(6, 4, 2, 1).unflatten(0, (2, 3))
+    torch.testing.assert_close(at.value, bound(x))
+    torch.testing.assert_close(at.jvp(vectors).flatten(2), torch.einsum("bij,mbj->mbi", truth, vectors.flatten(2)))
+    torch.testing.assert_close(at.vjp(vectors).flatten(2), torch.einsum("bij,mbi->mbj", truth, vectors.flatten(2)))
+    assert (at.trace is not None) == (len(hidden) < 3)
+    if at.trace is not None:
+        torch.testing.assert_close(at.trace(), truth.diagonal(dim1=1, dim2=2).sum(1))
+    check_logdet(PowerSeries(terms=3, probes=4), bound, x, repeats=100)
+    check_logdet_gradient(Exact(), branch.bind, x, list(branch.parameters()), groups=1, repeats=1)
 
 
 @pytest.mark.parametrize("kind", ("sandwich", "attention"))
 def test_the_gradient_of_an_estimate_over_sets(kind):
     branch = made(kind, 2, (3,))
-    check_logdet_gradient(PowerSeries(terms=40), branch.bind, clouds(2, 3, 2), list(branch.parameters()), groups=12, repeats=40)
+    check_logdet_gradient(PowerSeries(terms=30), branch.bind, clouds(2, 3, 2), list(branch.parameters()), groups=8, repeats=20)
 
 
 @pytest.mark.parametrize("kind", ("sandwich", "gram", "attention"))
@@ -208,10 +185,10 @@ def test_a_block_of_sets_is_inverted_within_its_bound(kind):
     branch = made(kind, 2, (5,))
     y = clouds(4, 4, 2, scale=3.0)
     for dtype in DTYPES:
-        check_solution(Picard(), branch.to(dtype).bind(), y.to(dtype))
+        check_solution(Picard(), Flat(branch.to(dtype).bind(), 4), y.flatten(1).to(dtype))
     branch.double()
     check_row_alone(Picard(), branch.bind(), y)
-    check_implicit_gradient(Picard(tol=1e-13), branch.bind, y, tuple(branch.parameters()))
+    check_implicit_gradient(Picard(tol=1e-9), lambda: Flat(branch.bind(), 4), y.flatten(1), tuple(branch.parameters()))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -234,7 +211,7 @@ def test_a_context_and_batched_binding_of_sets():
         assert bound.to(torch.float32).lipschitz >= 0.9 * (1 - 1e-3) or bound.to(torch.float32).certified is None
     found = penalty(torch.nn.ModuleList(branches))
     truth = [torch.linalg.matrix_norm(weight, 2).amax() ** 2 for branch in branches for weight in branch.constrain(*branch.raw())]
-    assert float(sum(truth)) <= float(found) <= 1.03 * float(sum(truth))
+    assert torch.stack(truth).sum() <= found <= 1.03 * torch.stack(truth).sum()
 
 
 def test_what_no_set_branch_can_be_is_refused_in_a_sentence():
@@ -248,48 +225,3 @@ def test_what_no_set_branch_can_be_is_refused_in_a_sentence():
     ):
         with pytest.raises(ValueError, match=words):
             call()
-
-
-def test_the_norm_of_points_counts_all_of_them():
-    norm, x = PointNorm(3).double(), 3 * clouds(20, 5) + 1
-    z = norm.initialize(x)
-    torch.testing.assert_close(z.flatten(0, 1).std(0, correction=0), torch.ones(3, dtype=torch.float64))
-    torch.testing.assert_close(z.flatten(0, 1).mean(0), torch.zeros(3, dtype=torch.float64), rtol=0, atol=1e-12)
-    check_inverse_logdet(norm, x[:3])
-    parts = [norm, Residual(made("gram")), PointNorm(3).double()]
-    check_chain_rule(parts, Chain(parts), x[:3])
-
-
-@pytest.mark.parametrize("attention", (False, True))
-def test_a_flow_of_points_is_a_flow(attention):
-    def build():
-        return point_flow(2, 4, 2, blocks=2, hidden=(5,), lipschitz=0.9, attention=attention, heads=2)
-
-    torch.manual_seed(0)
-    flow, x, context = build().double(), clouds(6, 4, 2), rows(6, 2)
-    flow.initialize(clouds(50, 4, 2), rows(50, 2))
-    randomized(flow.bijection, 0.7)
-    flow.eval()
-    check_copies(flow, build, x, context)
-    check_unchanged(flow, x, context)
-    check_parameter_gradients(flow, lambda: flow.log_prob(x, context).sum())
-    order = torch.randperm(4)
-    torch.testing.assert_close(flow.log_prob(x[:, order], context), flow.log_prob(x, context))
-    truth = torch.linalg.slogdet(jacobian(flow.bind(context).encode, x)).logabsdet + flow.base.log_prob(flow.encode(x, context))
-    torch.testing.assert_close(flow.log_prob(x, context), truth)
-    found = flow.invert(flow.encode(x, context).detach(), context)
-    assert float((found.value - x).flatten(1).norm(dim=1).sub(found.error_bound).max()) <= 1e-12
-    if not attention:  # nothing else knows of the number of points
-        larger = point_flow(2, 9, 2, blocks=2, hidden=(5,), lipschitz=0.9).double()
-        larger.load_state_dict(flow.state_dict(), strict=True)
-
-
-def test_a_flow_of_points_is_saved_and_loaded(tmp_path):
-    import iresnet
-
-    flow = point_flow(2, 4, blocks=1, hidden=(5,), attention=True)
-    randomized(flow.bijection)
-    flow.eval()
-    iresnet.save(flow, tmp_path / "flow")
-    x = clouds(3, 4, 2).float()
-    torch.testing.assert_close(iresnet.load(tmp_path / "flow").log_prob(x), flow.log_prob(x), rtol=0, atol=0)

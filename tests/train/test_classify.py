@@ -12,10 +12,11 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from iresnet import Exact, UserError, certify, load, save
+from iresnet.bases import ClassNormal
 from iresnet.bijections import Residual
 from iresnet.classifier import Classifier
 from iresnet.config import build_config
-from iresnet.models import dense_classifier, dense_flow, dense_resnet, image_classifier, image_resnet, resnet164
+from iresnet.models import dense_classifier, dense_flow, dense_resnet, image_classifier, image_flow, image_resnet, resnet164
 from iresnet.numerics.noise import Noise
 from iresnet.runs import RunFolder, evaluate_run, reconstruct_run, train_run
 from iresnet.settings import Settings
@@ -116,6 +117,18 @@ def test_samples_of_a_class_are_those_of_the_joint_density() -> None:
         network.linear.bias[2] = -50.0
     with pytest.raises(ValueError, match="class 2 is too rare: 5 of 5 draws found none in 20 tries"):
         network.sample(2, 5, tries=20)
+
+
+def test_a_base_with_a_context_for_each_row_draws_again_for_rows_that_are_left() -> None:
+    torch.manual_seed(0)
+    network = Classifier(image_flow((1, 4, 4), 3, (1,), 4).double(), 2).double().eval()
+    given, base = torch.eye(3).double()[torch.arange(9) % 3], network.flow.base
+    assert isinstance(base, ClassNormal)
+    with torch.no_grad():  # narrow, so that a latent tells its class
+        base.log_scale -= 5.0
+        base.mean += torch.linspace(-2, 2, 3, dtype=torch.float64).reshape(3, *[1] * len(base.shape))
+    found = network.encode(network.sample(0, 9, given, noise=Noise(1, torch.arange(9))), given)
+    assert torch.allclose(found, (given @ base.mean.flatten(1)).unflatten(1, base.shape), atol=0.1)
 
 
 @pytest.mark.parametrize("pad", [0, 2])

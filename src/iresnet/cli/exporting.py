@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -62,7 +63,8 @@ def export(
 
         names = [name.strip() for name in only.split(",") if name.strip()]
         options = {"precision": precision, "logdet": logdet, "solver": solver, "tol": tol}
-        found = export_run(folder, kind, out, programs=names, **options)  # type: ignore[arg-type]
+        begin = None if quiet else lambda path: print(f"writing and checking {path}", file=sys.stderr)
+        found = export_run(folder, kind, out, programs=names, begin=begin, **options)  # type: ignore[arg-type]
         told = [asdict(one) | {"path": str(one.path), "holds": one.holds} for one in found]
         content = {"format": kind, "programs": {one["program"]: one for one in told}}
         answer(content, as_json, lambda: "\n".join(map(str, found)))

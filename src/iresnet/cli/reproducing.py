@@ -35,7 +35,7 @@ def reproduce(
 ) -> None:
     """Make a figure or a table of the papers again: measured here, drawn, and told beside what was published.
 
-    **iresnet reproduce** alone lists what there is; **iresnet reproduce figure1** takes a minute. The folder then holds
+    **iresnet reproduce** alone lists what there is; **iresnet reproduce figure1** takes minutes. The folder then holds
     reproduction.html, a page to open; reproduction.json, with every number; and pictures. What differs from the paper is said.
 
     figure2, table2, complexity and vae train other libraries' flows: pip install 'iresnet[compare]'. Ctrl-C loses only the part

@@ -8,12 +8,11 @@ from typing import Any
 import torch
 
 from ..runs.folder import RunFolder
-from .catalogue import chosen
 from .display import Display, text
 from .domain import Domain
 from .drawing import draw
 from .page import write_page
-from .running import Asked, compare, dataset_of, opened
+from .running import Asked, compare, dataset_of, opened, systems_of
 
 __all__ = ["compare_command"]
 
@@ -32,8 +31,9 @@ def compare_command(asked: Asked, out: Path | None, *, resume: bool, quiet: bool
     if resume:
         asked = Asked.read(opened(out)["asked"])
     dataset = dataset_of(asked)
+    models = systems_of(asked, Domain.of(dataset))  # before there is a folder, which a mistyped name would leave empty
     folder = out if resume and out is not None else RunFolder.create(out, f"compare-{dataset.name}").path
-    display = Display(len(chosen(asked.models, Domain.of(dataset))) * asked.seeds, quiet)
+    display = Display(len(models) * asked.seeds, quiet)
     display.announce(f"{dataset.describe()}\nin {folder}")
     for warning in dataset.warnings:
         display.announce(f"warning: {warning}")

@@ -29,7 +29,7 @@ from .catalogue import build, chosen, default_parameters, entry
 from .domain import Domain
 from .measuring import measure, samples_of
 from .system import System
-from .training import Budget, settings_for, train
+from .training import CLOCKS, Budget, settings_for, train
 
 __all__ = ["Asked", "Comparison", "compare"]
 
@@ -54,8 +54,10 @@ class Asked:
 
     def __post_init__(self) -> None:
         if not self.minutes > 0 or self.seeds < 1 or (self.rows is not None and self.rows < 2):
-            told = f"{self.minutes:g}, {self.seeds} and {self.rows}"
+            told = f"{self.minutes:g}, {self.seeds} and {'all' if self.rows is None else self.rows}"
             raise UserError(f"a comparison needs --minutes above 0, --seeds from 1 and --rows from 2, got {told}")
+        if self.clock not in CLOCKS:
+            raise UserError(f"--clock is {' or '.join(CLOCKS)}, got {self.clock!r}")
 
     @classmethod
     def read(cls, content: dict[str, Any]) -> Asked:
@@ -115,11 +117,8 @@ def compare(
     if dataset.schema.context:
         raise UserError("compare fits unconditional densities: leave --label and --context out")
     domain = Domain.of(dataset)
-    models, budget = chosen(asked.models, domain), Budget(60 * asked.minutes, asked.clock)
+    models, budget = systems_of(asked, domain), Budget(60 * asked.minutes, asked.clock)
     parameters = asked.parameters or default_parameters(domain)
-    if asked.models is not None:
-        for name in models:
-            build(name, Domain((2,)), size=2)  # a library that is missing is told before anything is fitted
     folder = Path(out) if resume and out is not None else RunFolder.create(out, f"compare-{dataset.name}").path
     content = _head(asked, dataset, domain, models, parameters)
     if resume and opened(out)["data"].get("fingerprint") != content["data"]["fingerprint"]:
@@ -144,6 +143,15 @@ def compare(
 def dataset_of(asked: Asked) -> Dataset:
     """The rows that are compared on; their split is that of seed 0 for all systems and seeds. Raises UserError."""
     return load_dataset(build_config(options={f"data.{key}": value for key, value in asked.data.items()}))
+
+
+def systems_of(asked: Asked, domain: Domain) -> list[str]:
+    """The names of the systems asked for. Raises UserError for one that is unknown, cannot do such data, or is not installed."""
+    models = chosen(asked.models, domain)
+    if asked.models is not None:
+        for name in models:
+            build(name, Domain((2,)), size=2)  # a library that is missing is told before anything is fitted
+    return models
 
 
 def opened(out: str | Path | None) -> dict[str, Any]:

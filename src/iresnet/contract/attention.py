@@ -19,9 +19,9 @@ row the second has norm at most 1, and the third is :math:`2 \sum_j a_j b_j^T dq
 
 .. math:: \operatorname{Lip}(q \mapsto m) \le 2 E + \sqrt N\, (1 + 2 \sqrt{E F}),
 
-never above the theorem's :math:`\sqrt N (1 + 4 E)`, which bounds third and first term by 2E in each row: 2.2 times less at N = 16,
-3.7 times at N = 128. It grows with N, so a branch is made for at most so many points. Heads act on orthogonal spaces, hence the
-whole has this constant times :math:`\|W_O\|_2 \|W_Q\|_2`, which :math:`W_O` is divided by, down to c.
+never above the theorem's :math:`\sqrt N (1 + 4 E)`, which bounds first and third term by 2E in each row: 2.2 times less at
+N = 16, 3.7 times at N = 128. It grows with N, so a branch is made for at most so many points. Heads act on orthogonal spaces,
+hence the whole has this constant times :math:`\|W_O\|_2 \|W_Q\|_2`, which :math:`W_O` is divided by, down to c.
 
 References
 ----------
@@ -38,6 +38,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from ..numerics.linearize import Linearization
 from ..numerics.norms import gram_bound
 from .base import Branch
 
@@ -94,16 +95,49 @@ class AttentionBound:
         """What is left of their mean (B, H, N, k), on which all distances depend, and the mean (B, H, 1, k)."""
         if x.shape[-2] > self.points:
             raise ValueError(f"this attention is bounded for at most {self.points} points, got {x.shape[-2]}: make it for more")
-        queries = linear(x, self.query).unflatten(-1, (self.heads, -1)).transpose(-3, -2)
+        queries = self._apart(x, self.query)
         mean = queries.mean(-2, keepdim=True)
         return queries - mean, mean
 
     def __call__(self, x: Tensor) -> Tensor:
         queries, mean = self._queries(x)
-        # |q_i|^2 is the same for a whole row of the softmax.
-        logits = 2 * queries @ queries.mT - queries.square().sum(-1)[..., None, :]
-        means = torch.softmax(logits, -1) @ queries + mean
-        return linear(means.transpose(-3, -2).flatten(-2), self.output, self.bias)
+        return self._joined(_weights(queries) @ queries + mean) + self.bias
+
+    def _joined(self, heads: Tensor) -> Tensor:
+        """The output's product with what the heads (*, H, N, k) say."""
+        return linear(heads.transpose(-3, -2).flatten(-2), self.output)
+
+    def _apart(self, vector: Tensor, weight: Tensor) -> Tensor:
+        """The product with a weight (H k, d), head by head: (*, H, N, k)."""
+        return linear(vector, weight).unflatten(-1, (self.heads, -1)).transpose(-3, -2)
+
+    def linearize(self, x: Tensor) -> Linearization:
+        """Value and Jacobian products at x (B, N, d), and the trace: of :math:`P_{ii} I + 2 C_i` between the weights."""
+        q, mean = self._queries(x)
+        weights = _weights(q)
+        means = weights @ q
+
+        def jvp(vector: Tensor) -> Tensor:
+            dq = self._apart(vector, self.query)
+            logits = 2 * (dq @ q.mT + q @ dq.mT - (q * dq).sum(-1)[..., None, :])
+            change = weights * (logits - (weights * logits).sum(-1, keepdim=True))
+            return self._joined(weights @ dq + change @ q)
+
+        def vjp(vector: Tensor) -> Tensor:
+            dm = self._apart(vector, self.output.mT)
+            logits = dm @ q.mT
+            logits = 2 * weights * (logits - (weights * logits).sum(-1, keepdim=True))
+            dq = weights.mT @ dm + (logits + logits.mT) @ q - logits.sum(-2)[..., None] * q
+            return linear(dq.transpose(-3, -2).flatten(-2), self.query.mT)
+
+        def trace() -> Tensor:
+            covariance = q.mT @ (weights.sum(-2)[..., None] * q) - means.mT @ means
+            own = weights.diagonal(dim1=-2, dim2=-1).sum(-1)
+            around = self.query.unflatten(0, (self.heads, -1)) @ self.output.unflatten(-1, (self.heads, -1)).transpose(0, 1)
+            within = 2 * (around.mT * covariance).sum((-3, -2, -1))
+            return within + (own * around.diagonal(dim1=-2, dim2=-1).sum(-1)).sum(-1)
+
+        return Linearization(self._joined(means + mean) + self.bias, vjp, jvp, trace)
 
     def rounding(self, x: Tensor) -> Tensor:
         """Bound (B,) of the 2-norm rounding error of one evaluation at x (B, N, d), by error analysis in norms."""
@@ -139,6 +173,11 @@ class AttentionBound:
         # Rounding to fewer bits may lengthen a weight: what was certified of the old ones is not known of the new.
         certified = None if torch.finfo(dtype).eps > torch.finfo(self.dtype).eps else self.certified
         return replace(self, query=query, output=output, bias=bias, certified=certified)
+
+
+def _weights(queries: Tensor) -> Tensor:
+    """P (*, N, N); the length of q_i is the same for a whole row of the softmax."""
+    return torch.softmax(2 * queries @ queries.mT - queries.square().sum(-1)[..., None, :], -1)
 
 
 class AttentionBranch(Branch):

@@ -38,7 +38,8 @@ class BijectionTransform(TorchTransform):
     logdet : how log-determinants are found.
     solver : how inverses are.
     fresh : draw the estimator's noise from torch's generator, as for training; else it is fixed, and densities deterministic.
-    cache_size : 1 to remember the last pair, so that the density of a sample just drawn needs no second pass.
+    cache_size : 1 to remember the last pair, as torch's transforms do: with the graph it was made with, so that after ``sample``,
+        which makes none, the density of the draws has no gradient by the latents.
     """
 
     bijective = True
@@ -180,8 +181,8 @@ def distribution_of(
 ) -> TransformedDistribution:
     """``flow`` at a context (*batch, C) or None as a ``TransformedDistribution`` of batch shape ``batch``.
 
-    ``rsample`` is differentiable, and ``log_prob`` of what was drawn last needs no inverse. Estimators and the solver are the
-    flow's own where none are given.
+    ``rsample`` is differentiable, and so is ``log_prob``, also of what was just drawn: nothing is remembered. Estimators and the
+    solver are the flow's own where none are given.
 
     Raises
     ------
@@ -194,6 +195,5 @@ def distribution_of(
     base = latent_of(flow.base, context)
     embedded = flow.embed(context) if flow.embed is not None and context is not None else context
     logdet = logdet or (flow.train_logdet if flow.training else flow.eval_logdet)
-    given: dict[str, Any] = {"logdet": logdet, "solver": solver or flow.solver, "cache_size": 1}
-    transform = transform_of(flow.bijection, embedded, event_dim=len(flow.shape), **given)
+    transform = transform_of(flow.bijection, embedded, event_dim=len(flow.shape), logdet=logdet, solver=solver or flow.solver)
     return TransformedDistribution(base.expand(torch.Size(transform.batch)), [transform.inv], validate_args=False)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,6 +77,7 @@ def export_flow(
     solver: Solver | None = None,
     tol: float = 1e-5,
     about: dict[str, Any] | None = None,
+    begin: Callable[[Path], None] | None = None,
 ) -> list[Exported]:
     """Write the programs of ``flow`` and check each against it at x (B, *shape), B >= 2, in the flow's units.
 
@@ -93,6 +94,7 @@ def export_flow(
     solver : ``Picard(tol=...)`` with the tolerance of a block; None for 1e-6 in float32 and 1e-10 in float64.
     tol : largest difference from the model, see :class:`Exported`.
     about : JSON values that are put into the files besides.
+    begin : called with each file before it is made, which takes from seconds to minutes.
 
     Raises
     ------
@@ -133,6 +135,8 @@ def export_flow(
         inputs = [first] if context is None else [first, context]
         told = {"program": name, "inputs": list(program.inputs[: len(inputs)]), "outputs": list(program.outputs)}
         place = _place(Path(path), name, kind, alone=len(programs) == 1)
+        if begin is not None:
+            begin(place)
         write_program(program, inputs, place, kind, metadata | told)
         with torch.no_grad():
             wanted = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ def export_run(
     logdet: str | None = None,
     solver: str | None = None,
     tol: float = 1e-5,
+    begin: Callable[[Path], None] | None = None,
 ) -> list[Exported]:
     """The programs of a run's flow, see :func:`~iresnet.interop.export.export_flow`; by default into the folder's ``export``.
 
@@ -58,6 +59,7 @@ def export_run(
         solver=None if solver is None else parse_solver(solver),
         tol=tol,
         about={"run": folder.path.name},
+        begin=begin,
     )
 
 

@@ -140,6 +140,8 @@ class Parts:
             for left in self.folder.glob(".*.part"):  # what a kill in the midst of writing left behind
                 left.unlink(missing_ok=True)
             return
+        for left in self.folder.glob(f".{_PLAN}.*.part"):
+            left.unlink(missing_ok=True)
         if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
             raise UserError(f"{self.folder} already exists and holds other files; choose another --out")
         write_json(path, plan)

@@ -65,6 +65,9 @@ def test_logs_get_plain_lines() -> None:
     assert len(lines) == 2, "the next line waits"
     Count("scoring", None, Console(file=shown))(5)
     assert len(shown.getvalue().splitlines()) == 2
+    Count("scoring", 4000, Console(file=shown), first=0.0)(40)
+    assert "scoring 40/4,000 rows  1 %" in shown.getvalue().splitlines()[2]
+    assert "left" not in shown.getvalue().splitlines()[2], "what is left is guessed once starting no longer counts"
 
 
 def completed(words: str, folder: Path) -> list[str]:
