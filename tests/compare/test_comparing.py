@@ -107,7 +107,7 @@ def test_bad_input_is_refused_in_one_sentence(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["compare"])
     assert done.exit_code == 2 and "what shall be compared on? Give DATA" in done.stderr
     mistyped = Asked({"name": "moons", "n": 300}, ("gaussian", "glw"))
-    with pytest.raises(UserError, match="no system named 'glw'"):
+    with pytest.raises(UserError, match="no system named 'glw'; did you mean glow"):
         compare_command(mistyped, tmp_path / "c", resume=False, quiet=True, command="")
     assert not (tmp_path / "c").exists()  # nothing is left of what was refused
     (tmp_path / "file").write_text("in use")

@@ -194,6 +194,7 @@ def test_says_how_it_goes(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("settings", "call", "said"),
     [
+        ({"learning_rate": "x"}, {}, "learning_rate must be a number, got 'x'"),
         ({"trim": 1.0}, {}, r"trim must be in \[0, 1\)"),
         ({"validation_fraction": -0.1}, {}, "validation_fraction must be in"),
         ({"base": "cauchy"}, {}, "unknown base 'cauchy'"),

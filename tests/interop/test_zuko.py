@@ -242,3 +242,8 @@ def test_refusals() -> None:
         distribution_of(flow, torch.zeros(2))
     with pytest.raises(ValueError, match="last 1 dimensions"):
         transform_of(Residual(SandwichBranch(D, (8,))))(torch.tensor(1.0))
+
+
+def test_what_is_no_flow_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"LazyFlow wraps an iresnet\.Flow, got Linear"):
+        LazyFlow(torch.nn.Linear(2, 2))

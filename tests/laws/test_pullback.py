@@ -56,6 +56,16 @@ def test_closed_form_is_autograds_gradient(family, name):
             torch.testing.assert_close(mine, other, rtol=1e-9, atol=1e-11)
 
 
+def test_a_trace_asked_without_a_graph_leaves_the_later_ones_gradient_whole():
+    made, x = branch("gram", 3, (5, 4), 0.8, "tanh", 0), rows(7, 3)
+    wanted = torch.autograd.grad(made.bind().linearize(x).trace().sum(), list(made.parameters()), materialize_grads=True)
+    at = made.bind().linearize(x)
+    with torch.no_grad():
+        at.trace()
+    found = torch.autograd.grad(at.trace().sum(), list(made.parameters()), materialize_grads=True)
+    assert all(map(torch.equal, found, wanted)) and any(part.any() for part in wanted)
+
+
 def test_activations_say_truly_whether_they_are_curved():
     x = torch.linspace(-3, 3, 41, dtype=torch.float64).requires_grad_(True)
     for name in (*CURVED, "lipswish"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -73,7 +74,9 @@ def entry(name: str) -> Entry:
     """What is known of a system. Raises UserError for an unknown name."""
     found = _CATALOGUE.get(_ALSO.get(name, name))
     if found is None:
-        raise UserError(f"there is no system named {name!r}; known are {', '.join(NAMES)}")
+        near = difflib.get_close_matches(name, NAMES, 1)
+        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(NAMES)}"
+        raise UserError(f"there is no system named {name!r}; {hint}")
     return found
 
 

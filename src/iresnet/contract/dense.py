@@ -56,8 +56,9 @@ class DenseBound(LayeredBound):
         slopes = at.slopes
 
         @cache
-        def half() -> Tensor:
-            return trace_half(self.weights, slopes)
+        def half(graph: bool) -> Tensor:  # one for each mode: numbers that were asked for without a graph have no gradient
+            with torch.set_grad_enabled(graph):
+                return trace_half(self.weights, slopes)
 
         def jvp(vector: Tensor) -> Tensor:
             for weight, slope in zip(self.weights[:-1], slopes, strict=True):
@@ -65,7 +66,7 @@ class DenseBound(LayeredBound):
             return linear(vector, self.weights[-1])
 
         def trace() -> Tensor:
-            return (half() * slopes[0]).sum(1)
+            return (half(torch.is_grad_enabled()) * slopes[0]).sum(1)
 
         def jacobian() -> Tensor:
             # Rows of J^T, so that each layer is one large product of shape (B d, h).
@@ -74,7 +75,7 @@ class DenseBound(LayeredBound):
                 columns = linear(columns, weight) * slope[:, None, :]
             return linear(columns, self.weights[-1]).mT
 
-        attach = partial(pull_back, layers, x, at, half) if self.attaches else None
+        attach = partial(pull_back, layers, x, at, partial(half, False)) if self.attaches else None
         core = partial(_core, self.weights, slopes) if self.rank < x.shape[1] else None
         vjp, short = partial(from_left, layers, slopes), trace if len(slopes) <= 2 else None
         return Linearization(at.value, vjp, jvp, short, jacobian, attach, core)

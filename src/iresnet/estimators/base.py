@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -92,6 +93,9 @@ class FlowEstimator(BaseEstimator):
 
     def _plan(self) -> Plan:
         """The constructor's arguments, checked."""
+        for name in ("max_steps", "lipschitz", "learning_rate", "weight_decay", "trim", "validation_fraction"):
+            if not isinstance(getattr(self, name), Real):
+                raise UserError(f"{name} must be a number, got {getattr(self, name)!r}")
         for name in ("trim", "validation_fraction"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"{name} must be in [0, 1), got {getattr(self, name)}")

@@ -108,6 +108,8 @@ class LazyFlow(zuko.lazy.Flow):
     """
 
     def __init__(self, flow: Flow) -> None:
+        if not isinstance(flow, Flow):
+            raise TypeError(f"LazyFlow wraps an iresnet.Flow, got {type(flow).__name__}; a single bijection is for LazyBijection")
         transform = LazyBijection(
             flow.bijection,
             flow.context,
