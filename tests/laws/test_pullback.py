@@ -77,7 +77,11 @@ def test_activations_say_truly_whether_they_are_curved():
         value, slope = made.with_slope(x)
         first, second = torch.rand(2, 41, dtype=torch.float64)
         (wanted,) = torch.autograd.grad((first * value + second * slope).sum(), x)
-        torch.testing.assert_close(made.gradient(value, slope, first.clone(), second), wanted, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(made.gradient(value, slope, first.clone(), second.clone()), wanted, rtol=1e-12, atol=1e-12)
+        if made.told:
+            value = value.detach().requires_grad_(True)
+            (wanted,) = torch.autograd.grad((second * made.slope_of(value)).sum() + 0.0 * value.sum(), value)
+            torch.testing.assert_close(made.through_slope(value.detach(), slope.detach(), second.clone()), wanted)
 
 
 @pytest.mark.parametrize("estimator", (Exact(), PowerSeries(2, roulette="adaptive"), PowerSeries(3, probes=2)), ids=repr)

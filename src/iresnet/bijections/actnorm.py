@@ -86,7 +86,7 @@ class AffineTransform:
     shift: Tensor
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * _along(self.log_scale.exp(), x) + _along(self.shift, x)
+        return torch.addcmul(_along(self.shift, x), x, _along(self.log_scale.exp(), x))
 
     def forward_and_logdet(self, x: Tensor, logdet: LogDet, noise: Noise) -> tuple[Tensor, Estimate]:
         places = math.prod(x.shape[2:])

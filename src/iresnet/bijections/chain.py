@@ -15,7 +15,8 @@ from ..numerics.fixed_point import Solution, Solver
 from ..numerics.logdet import Estimate, LogDet
 from ..numerics.noise import Noise
 from .base import Bijection, Step, Transform, inverse_of, trace
-from .residual import Residual
+from .residual import Residual, ResidualTransform
+from .waiting import Waiting
 
 __all__ = ["Chain", "ChainTransform"]
 
@@ -54,10 +55,15 @@ class ChainTransform:
         return x
 
     def forward_and_logdet(self, x: Tensor, logdet: LogDet, noise: Noise) -> tuple[Tensor, Estimate]:
-        estimates = []
+        estimates, waiting = [], Waiting(logdet)
         for index, part in enumerate(self.parts):
-            x, estimate = part.forward_and_logdet(x, logdet, noise.at(index))
-            estimates.append(estimate)
+            place = noise.at(index)
+            if isinstance(part, ResidualTransform) and waiting.takes(part, x, place):
+                x = x + waiting.take(part, x, place)
+            else:
+                x, estimate = part.forward_and_logdet(x, logdet, place)
+                estimates.append(estimate)
+        estimates += waiting.finish()
         return x, Estimate.total(estimates) if estimates else Estimate.sure(x.new_zeros(x.shape[0]))
 
     def inverse(self, z: Tensor, solver: Solver) -> Solution:

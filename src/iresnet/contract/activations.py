@@ -58,13 +58,15 @@ class Activation:
 
     ``lipschitz`` is its Euclidean Lipschitz constant; ``slope`` the range of its derivative if it acts on each entry alone
     (``elementwise``). ``monotone``, slope within [0, 1], is what sandwich layers ask for. n must be a multiple of ``group``.
-    ``curved`` says that the second derivative is known from value and slope, which makes gradients of log-determinants cheap.
+    ``curved`` says that the second derivative is known from value and slope, which makes gradients of log-determinants cheap;
+    ``told`` that the slope is a function of the value, :meth:`slope_of`, so that it need not be kept.
     """
 
     lipschitz: ClassVar[float] = 1.0
     slope: ClassVar[tuple[float, float]] = (0.0, 1.0)
     elementwise: ClassVar[bool] = True
     curved: ClassVar[bool] = False
+    told: ClassVar[bool] = False
     expand: ClassVar[int] = 1
     group: ClassVar[int] = 1
 
@@ -78,23 +80,43 @@ class Activation:
 
     def with_slope(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Value and derivative, each of the shape of ``x``; only where ``elementwise``."""
-        raise TypeError(f"{type(self).__name__} does not act on each entry alone and has no slope")
+        if not self.told:
+            raise TypeError(f"{type(self).__name__} does not act on each entry alone and has no slope")
+        value = self(x)
+        return value, self.slope_of(value)
+
+    def slope_of(self, value: Tensor) -> Tensor:
+        """The derivative where the function has that value; only where ``told``."""
+        raise TypeError(f"{type(self).__name__} does not tell its slope from its value")
+
+    def through_slope(self, value: Tensor, slope: Tensor, by_slope: Tensor) -> Tensor:
+        """Gradient by the value of a function of its :meth:`slope_of`, from that by the slope, which may be overwritten."""
+        raise TypeError(f"{type(self).__name__} does not tell its slope from its value")
 
     def gradient(self, value: Tensor, slope: Tensor, by_value: Tensor, by_slope: Tensor) -> Tensor:
         """Gradient by x of a function of value and slope, from its gradients by these; only where ``curved``.
 
-        ``by_value`` may be overwritten.
+        Both may be overwritten.
         """
-        raise TypeError(f"{type(self).__name__} does not tell its second derivative from its value and slope")
+        if not self.told:
+            raise TypeError(f"{type(self).__name__} does not tell its second derivative from its value and slope")
+        return by_value.add_(self.through_slope(value, slope, by_slope)).mul_(slope)
 
 
 class ReLU(Activation):
     """max(x, 0). Its derivative jumps, and with it a flow's density; prefer a smooth one for densities."""
 
     curved: ClassVar[bool] = True
+    told: ClassVar[bool] = True
 
-    def with_slope(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return torch.relu(x), (x > 0).to(x.dtype)
+    def __call__(self, x: Tensor) -> Tensor:
+        return torch.relu(x)
+
+    def slope_of(self, value: Tensor) -> Tensor:
+        return (value > 0).to(value.dtype)
+
+    def through_slope(self, value: Tensor, slope: Tensor, by_slope: Tensor) -> Tensor:
+        return by_slope.zero_()
 
     def gradient(self, value: Tensor, slope: Tensor, by_value: Tensor, by_slope: Tensor) -> Tensor:
         return by_value.mul_(slope)
@@ -104,32 +126,32 @@ class ELU(Activation):
     """x for x > 0 and e^x - 1 below: the activation of i-ResNets."""
 
     curved: ClassVar[bool] = True
+    told: ClassVar[bool] = True
 
     def __call__(self, x: Tensor) -> Tensor:
         return torch.nn.functional.elu(x)
 
-    def with_slope(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        value = self(x)
-        return value, value.clamp(max=0.0) + 1.0  # e^x below zero; twice as fast as an exponential of its own
+    def slope_of(self, value: Tensor) -> Tensor:
+        return value.clamp(max=0.0) + 1.0  # e^x below zero
 
-    def gradient(self, value: Tensor, slope: Tensor, by_value: Tensor, by_slope: Tensor) -> Tensor:
-        return torch.where(value < 0, by_value + by_slope, by_value).mul_(slope)
+    def through_slope(self, value: Tensor, slope: Tensor, by_slope: Tensor) -> Tensor:
+        return by_slope.mul_(value < 0)
 
 
 class Tanh(Activation):
     """tanh x: smooth, bounded, monotone."""
 
     curved: ClassVar[bool] = True
+    told: ClassVar[bool] = True
 
     def __call__(self, x: Tensor) -> Tensor:
         return torch.tanh(x)
 
-    def with_slope(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        value = torch.tanh(x)
-        return value, torch.addcmul(torch.ones((), dtype=x.dtype, device=x.device), value, value, value=-1.0)
+    def slope_of(self, value: Tensor) -> Tensor:
+        return torch.addcmul(torch.ones((), dtype=value.dtype, device=value.device), value, value, value=-1.0)
 
-    def gradient(self, value: Tensor, slope: Tensor, by_value: Tensor, by_slope: Tensor) -> Tensor:
-        return by_value.addcmul_(value, by_slope, value=-2.0).mul_(slope)
+    def through_slope(self, value: Tensor, slope: Tensor, by_slope: Tensor) -> Tensor:
+        return by_slope.mul_(value).mul_(-2.0)
 
 
 class Sigmoid(Activation):
@@ -138,29 +160,33 @@ class Sigmoid(Activation):
     lipschitz: ClassVar[float] = 0.25
     slope: ClassVar[tuple[float, float]] = (0.0, 0.25)
     curved: ClassVar[bool] = True
+    told: ClassVar[bool] = True
 
-    def with_slope(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        value = torch.sigmoid(x)
-        return value, value * (1.0 - value)
+    def __call__(self, x: Tensor) -> Tensor:
+        return torch.sigmoid(x)
 
-    def gradient(self, value: Tensor, slope: Tensor, by_value: Tensor, by_slope: Tensor) -> Tensor:
-        return by_value.addcmul_(1.0 - 2.0 * value, by_slope).mul_(slope)
+    def slope_of(self, value: Tensor) -> Tensor:
+        return value * (1.0 - value)
+
+    def through_slope(self, value: Tensor, slope: Tensor, by_slope: Tensor) -> Tensor:
+        return by_slope.mul_(1.0 - 2.0 * value)
 
 
 class Softplus(Activation):
     """ln(1 + e^x)."""
 
     curved: ClassVar[bool] = True
+    told: ClassVar[bool] = True
 
     def __call__(self, x: Tensor) -> Tensor:
         # torch goes over to x beyond a threshold; at its own of 20 that is a jump of 2e-9, which no Lipschitz function has.
         return torch.nn.functional.softplus(x, threshold=_SOFTPLUS_THRESHOLD)
 
-    def with_slope(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return self(x), torch.sigmoid(x)
+    def slope_of(self, value: Tensor) -> Tensor:
+        return -torch.expm1(-value)
 
-    def gradient(self, value: Tensor, slope: Tensor, by_value: Tensor, by_slope: Tensor) -> Tensor:
-        return by_value.addcmul_(1.0 - slope, by_slope).mul_(slope)
+    def through_slope(self, value: Tensor, slope: Tensor, by_slope: Tensor) -> Tensor:
+        return by_slope.mul_(1.0 - slope)
 
 
 class LipSwish(Activation):

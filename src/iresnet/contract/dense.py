@@ -18,7 +18,8 @@ from torch.nn.functional import linear
 from ..numerics.linearize import Linearization, linearize
 from ..numerics.norms import gram_bound
 from .base import LayeredBound
-from .pullback import Layers, affine, from_left, pull_back, run_forward, times, trace_half
+from .joined import OpenedBranch, open_branch
+from .pullback import Layers, affine, from_left, from_right, pull_back, run_forward, trace_half
 
 __all__ = ["DenseBound"]
 
@@ -60,11 +61,6 @@ class DenseBound(LayeredBound):
             with torch.set_grad_enabled(graph):
                 return trace_half(self.weights, slopes)
 
-        def jvp(vector: Tensor) -> Tensor:
-            for weight, slope in zip(self.weights[:-1], slopes, strict=True):
-                vector = times(linear(vector, weight), slope)
-            return linear(vector, self.weights[-1])
-
         def trace() -> Tensor:
             return (half(torch.is_grad_enabled()) * slopes[0]).sum(1)
 
@@ -77,8 +73,23 @@ class DenseBound(LayeredBound):
 
         attach = partial(pull_back, layers, x, at, partial(half, False)) if self.attaches else None
         core = partial(_core, self.weights, slopes) if self.rank < x.shape[1] else None
-        vjp, short = partial(from_left, layers, slopes), trace if len(slopes) <= 2 else None
+        vjp, jvp = partial(from_left, layers, slopes), partial(from_right, layers, slopes)
+        short = trace if len(slopes) <= 2 else None
         return Linearization(at.value, vjp, jvp, short, jacobian, attach, core)
+
+    @property
+    def opens(self) -> bool:
+        """Whether :meth:`open` is offered."""
+        return self.attaches and self.activation.told
+
+    def open(self, x: Tensor) -> OpenedBranch:
+        """g at x (B, d), for its log-determinant to be found with others'; where it :attr:`opens`."""
+        return open_branch(Layers(self.weights, self.offsets, self.activation, self.compiled), x)
+
+    @property
+    def widest(self) -> int:
+        """Numbers of a row in the widest layer."""
+        return max(max(weight.shape) for weight in self.weights)
 
     @property
     def rank(self) -> int:

@@ -25,7 +25,20 @@ from torch.nn.functional import linear
 from ..numerics.linearize import Probed, refuse_second_derivatives, transforming
 from .activations import Activation
 
-__all__ = ["Layers", "Pass", "affine", "from_left", "pull_back", "run_forward", "times", "trace_half"]
+__all__ = [
+    "Layers",
+    "Pass",
+    "affine",
+    "call",
+    "from_left",
+    "from_right",
+    "pull_back",
+    "run_forward",
+    "run_values",
+    "surrogate_gradients",
+    "trace_half",
+    "value_gradients",
+]
 
 
 class Layers(NamedTuple):
@@ -54,39 +67,59 @@ def affine(x: Tensor, weight: Tensor, offset: Tensor) -> Tensor:
 
 
 @cache
-def _compile(function: Callable[..., Any], activation: Activation) -> Callable[..., Any]:
-    """``function`` of layers with that activation, compiled; it is given tensors only, so that equal branches share it."""
-
-    def of_tensors(weights: tuple[Tensor, ...], offsets: tuple[Tensor, ...], *others: Any) -> Any:
-        return function(Layers(weights, offsets, activation), *others)
-
-    return torch.compile(of_tensors)
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    return torch.compile(function)
 
 
-def _call(function: Callable[..., Any], layers: Layers, *others: Any) -> Any:
+@cache
+def _same(activation: Activation) -> Activation:
+    """One object for all activations that are equal, since compiled code is made for objects."""
+    return activation
+
+
+def call(function: Callable[..., Any], layers: Layers, *others: Any) -> Any:
     """``function(layers, *others)``, compiled where that is asked for and no graph is recorded."""
     if layers.compiled and not torch.is_grad_enabled():
-        return _compile(function, layers.activation)(layers.weights, layers.offsets, *others)
+        return _compiled(function)(layers._replace(activation=_same(layers.activation)), *others)
     return function(layers, *others)
 
 
 def run_forward(layers: Layers, x: Tensor) -> Pass:
     """Values and slopes at x (B, d)."""
-    return _call(_forward, layers, x)
+    return call(_forward, layers, x)
+
+
+def run_values(layers: Layers, x: Tensor) -> tuple[Tensor, ...]:
+    """Values of the hidden layers and g(x), at x (B, d)."""
+    return call(_values, layers, x)
+
+
+def _values(layers: Layers, x: Tensor) -> tuple[Tensor, ...]:
+    values = [x]
+    for weight, offset in zip(layers.weights[:-1], layers.offsets[:-1], strict=True):
+        values.append(layers.activation(affine(values[-1], weight, offset)))
+    return *values[1:], affine(values[-1], layers.weights[-1], layers.offsets[-1])
 
 
 def from_left(layers: Layers, slopes: tuple[Tensor, ...], vector: Tensor) -> Tensor:
     """The product J^T v, of v (*, B, d)."""
-    return _call(_from_left, layers, slopes, vector)
+    return call(_from_left, layers, slopes, vector)
 
 
 def _from_left(layers: Layers, slopes: tuple[Tensor, ...], vector: Tensor) -> Tensor:
     for weight, slope in zip(layers.weights[:0:-1], slopes[::-1], strict=True):
-        vector = times(vector @ weight, slope)
+        vector = _times(vector @ weight, slope)
     return vector @ layers.weights[0]
 
 
-def times(fresh: Tensor, factor: Tensor) -> Tensor:
+def from_right(layers: Layers, slopes: tuple[Tensor, ...], vector: Tensor) -> Tensor:
+    """The product J v, of v (*, B, d)."""
+    for weight, slope in zip(layers.weights[:-1], slopes, strict=True):
+        vector = _times(vector @ weight.mT, slope)
+    return vector @ layers.weights[-1].mT
+
+
+def _times(fresh: Tensor, factor: Tensor) -> Tensor:
     """``fresh * factor``, in the memory of ``fresh``, still in the cache, where neither a graph nor autocast forbids it."""
     if torch.is_grad_enabled() or fresh.dtype != factor.dtype or transforming():
         return fresh * factor
@@ -103,9 +136,9 @@ def _forward(layers: Layers, x: Tensor) -> Pass:
 
 
 def trace_half(weights: Sequence[Tensor], slopes: Sequence[Tensor]) -> Tensor:
-    r"""T with tr J the sum of :math:`T \circ s_1` over the units, (h,) for one hidden layer, (B, h_1) for two."""
+    r"""T with tr J the sum of :math:`T \circ s_1` over the units, (1, h) for one hidden layer, (B, h_1) for two."""
     if len(weights) == 2:
-        return (weights[0] * weights[1].mT).sum(1)
+        return (weights[0] * weights[1].mT).sum(-1).unsqueeze(-2)
     return slopes[1] @ _kernel(weights)
 
 
@@ -145,7 +178,7 @@ class _PullBack(torch.autograd.Function):
         at = Pass(tuple(kept[:depth]), tuple(kept[depth:]), x) if kept else run_forward(layers, x)
         if ctx.trace and half is None:
             half = trace_half(layers.weights, at.slopes)
-        return None, None, None, None, *_call(_gradients, layers, x, at[:2], by_value, by_logdet, left, right, half)
+        return None, None, None, None, *call(_gradients, layers, x, at[:2], by_value, by_logdet, left, right, half)
 
 
 def _gradients(
@@ -158,42 +191,73 @@ def _gradients(
     right: Tensor,
     half: Tensor | None,
 ) -> tuple[Tensor, ...]:
-    """Gradients by x, weights and offsets of ``by_value . g(x) + by_logdet (mean <left, J right> + tr J)``, summed over rows.
+    """Gradients by x, weights and offsets of ``by_value . g(x) + by_logdet (mean <left, J right> + tr J)``, summed over rows."""
+    hidden, slopes = at
+    by_slopes, more = surrogate_gradients(layers.weights, slopes, by_logdet[:, None], left, right, half)
 
-    ``half`` is what :func:`trace_half` gave, or None to leave out tr J. What was just computed is overwritten where it can be:
-    the tensors of a pass do not fit into a cache.
+    def bend(index: int, delta: Tensor) -> Tensor:
+        return layers.activation.gradient(hidden[index], slopes[index], delta, by_slopes[index])
+
+    found = value_gradients(layers, x, hidden, by_value, bend)
+    for mine, also in zip(found[1 : 1 + len(more)], more, strict=True):
+        mine += also
+    return found
+
+
+def surrogate_gradients(
+    weights: Sequence[Tensor], slopes: Sequence[Tensor], scale: Tensor, left: Tensor, right: Tensor, half: Tensor | None
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Gradients by slopes and by weights of ``scale (mean <left, J right> + tr J)``, summed over rows.
+
+    Weights (*, h, d), slopes (*, B, h) and ``scale`` (*, B, 1) may have a dimension more, of several branches at once, and then
+    ``left`` and ``right`` (m, *, B, d) have it too. ``half`` is what :func:`trace_half` gave, or None to leave out tr J. What was
+    just computed is overwritten where it can be: the tensors of a pass do not fit into a cache.
     """
-    weights, (hidden, slopes), scale = layers.weights, at, by_logdet[:, None]
-    left, inputs = left * (scale / len(left)), (x, *hidden)
-    entering, pushed = [right], []  # what v is when it enters each layer, and when it leaves it
+    left, entering, pushed = left * (scale / len(left)), [right], []  # what v is when it enters each layer, and when it leaves it
     for weight, slope in zip(weights[:-1], slopes, strict=True):
         pushed.append(entering[-1] @ weight.mT)
         entering.append(pushed[-1] * slope)
-    by_weights: list[Tensor] = [x] * len(weights)
-    by_offsets: list[Tensor] = [x] * len(weights)
-    delta = by_value
-    for index in range(len(weights) - 1, -1, -1):
-        product = delta.mT @ inputs[index]
-        by_weights[index] = product.addmm_(left.flatten(0, 1).mT, entering[index].flatten(0, 1))
-        by_offsets[index] = delta.sum(0) if layers.offsets[index].dim() == 1 else delta
-        delta = delta @ weights[index]
-        if index:
-            value, slope, left = inputs[index], slopes[index - 1], left @ weights[index]
-            by_slope = pushed[index - 1].mul_(left)
-            by_slope, left = by_slope[0] if len(left) == 1 else by_slope.sum(0), left.mul_(slope)
-            if half is not None and index == 1:
-                by_slope = by_slope.addcmul_(half, scale)
-            elif half is not None:
-                by_slope = by_slope.addmm_(slopes[0] * scale, _kernel(weights).mT)
-            delta = layers.activation.gradient(value, slope, delta, by_slope)
+    by_weights, by_slopes = [_rows(left).mT @ _rows(entering[-1])], []
+    for index in range(len(slopes) - 1, -1, -1):
+        left = left @ weights[index + 1]
+        by_slope = pushed[index].mul_(left)
+        by_slope, left = by_slope[0] if len(left) == 1 else by_slope.sum(0), left.mul_(slopes[index])
+        if half is not None and index == 0:
+            by_slope = by_slope.addcmul_(half, scale)
+        elif half is not None:
+            by_slope += (slopes[0] * scale) @ _kernel(weights).mT
+        by_slopes.insert(0, by_slope)
+        by_weights.insert(0, _rows(left).mT @ _rows(entering[index]))
     if half is not None:
         for mine, more in zip(by_weights, _trace_gradients(weights, slopes, scale), strict=True):
             mine += more
+    return by_slopes, by_weights
+
+
+def _rows(vectors: Tensor) -> Tensor:
+    """(m, *, B, d) as (*, m B, d)."""
+    return vectors.transpose(0, -3).flatten(-3, -2)
+
+
+def value_gradients(
+    layers: Layers, x: Tensor, hidden: tuple[Tensor, ...], by_value: Tensor, bend: Callable[[int, Tensor], Tensor]
+) -> tuple[Tensor, ...]:
+    """Gradients by x, weights and offsets, summed over rows, of what has the gradient ``by_value`` by g(x).
+
+    ``bend(index, delta)`` carries the gradient by the values of that hidden layer on to its pre-activations, in place.
+    """
+    inputs, delta, by_weights, by_offsets = (x, *hidden), by_value, [], []
+    for index in range(len(hidden), -1, -1):
+        by_weights.insert(0, delta.mT @ inputs[index])
+        by_offsets.insert(0, delta.sum(0) if layers.offsets[index].dim() == 1 else delta)
+        delta = delta @ layers.weights[index]
+        if index:
+            delta = bend(index - 1, delta)
     return (delta, *by_weights, *by_offsets)
 
 
 def _trace_gradients(weights: Sequence[Tensor], slopes: Sequence[Tensor], scale: Tensor) -> tuple[Tensor, ...]:
-    """Gradients of the sum over rows of ``scale`` (B, 1) times tr J, by the weights."""
+    """Gradients of the sum over rows of ``scale`` (*, B, 1) times tr J, by the weights."""
     if len(weights) == 2:
         by_kernel = (scale.mT @ slopes[0]).mT
         return by_kernel * weights[1].mT, (by_kernel * weights[0]).mT

@@ -11,7 +11,7 @@ Fast Splittable Pseudorandom Number Generators (Steele, Lea and Flood, 2014), do
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -21,6 +21,7 @@ __all__ = ["Noise"]
 
 _MASK = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15
+_INVERSE = pow(_GOLDEN, -1, 1 << 64)
 _FIRST, _SECOND = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 
 
@@ -78,6 +79,23 @@ class Noise:
         """A new source seeded by torch's global generator (so ``torch.manual_seed`` rules it), with independent rows."""
         seed = int(torch.randint(0, 2**62, ()))
         return cls(seed, torch.arange(batch, device=device))
+
+    @staticmethod
+    def joined(sources: Sequence[Noise]) -> Noise:
+        """One source for a batch that has the rows of the first source, then those of the second, and so on.
+
+        Each row gets the numbers that its own source has for it; ``uniform`` and ``at`` of the whole are of no source.
+
+        Raises
+        ------
+        ValueError
+            If a source gives all its rows the same numbers.
+        """
+        # A row's key is that of row * golden + seed: golden is odd, so that seeds can be moved into rows.
+        rows = [source.rows + _signed(source.seed * _INVERSE) for source in sources if source.rows is not None]
+        if len(rows) < len(sources):
+            raise ValueError("sources without rows have one number for all of them, and no place in a joined batch")
+        return Noise(0, torch.cat(rows))
 
     def at(self, *place: int) -> Noise:
         """The source for a place below this one, such as (block, probe)."""

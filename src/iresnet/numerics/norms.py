@@ -147,7 +147,7 @@ class _Hold(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor, *_: Tensor | None) -> tuple[Tensor, None, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         weight, factor, direction, relative = ctx.saved_tensors
-        inner = weight.flatten(-2)[..., None, :] @ grad.flatten(-2)[..., None]
+        inner = (weight * grad).sum((-2, -1), keepdim=True)
         return (grad * factor).addcmul_(direction, inner * relative, value=-1.0), None, None, None
 
 

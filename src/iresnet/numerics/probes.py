@@ -14,11 +14,16 @@ __all__ = ["DISTRIBUTIONS", "draw_probes", "inner", "split_probes", "stderr_of_m
 DISTRIBUTIONS = ("rademacher", "gaussian")
 
 
-def draw_probes(distribution: str, count: int, x: Tensor, noise: Noise) -> Tensor:
-    """Random vectors (count, B, *) for x (B, *), with mean zero and unit covariance."""
-    places = [noise.at(index) for index in range(count)]
-    probes = [place.signs(x) if distribution == "rademacher" else place.normals(x) for place in places]
+def draw_probes(distribution: str, count: int, x: Tensor, *noises: Noise) -> Tensor:
+    """Random vectors (count, B, *) for x (B, *), of mean zero and unit covariance. Of several sources each has its part of x."""
+    probes = [_draw(distribution, [noise.at(index) for noise in noises], x) for index in range(count)]
     return torch.stack(probes) if count > 1 else probes[0][None]
+
+
+def _draw(distribution: str, places: list[Noise], x: Tensor) -> Tensor:
+    if distribution == "gaussian":
+        return torch.cat([place.normals(part) for place, part in zip(places, x.chunk(len(places)), strict=True)])
+    return (places[0] if len(places) == 1 else Noise.joined(places)).signs(x)
 
 
 def split_probes(probes: Tensor, step: int) -> Tensor:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Literal
@@ -24,7 +24,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .linearize import Probed, attachable, linearize
+from .linearize import Linearization, Probed, attachable, linearize, transforming
 from .logdet import Estimate, Function, lipschitz_of, series_tail, truncation_bias
 from .noise import Noise
 from .probes import DISTRIBUTIONS, draw_probes, inner, stderr_of_mean
@@ -94,27 +94,63 @@ class PowerSeries:
     def __call__(self, function: Function, x: Tensor, noise: Noise | None = None) -> tuple[Tensor, Estimate]:
         """g(x) and log det(I + dg/dx) for x (B, *); see :class:`~iresnet.numerics.logdet.LogDet`."""
         noise = noise or Noise()
-        attached = self.gradient == "neumann" and attachable(function, x)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not attached):
-            at = linearize(function, x)
-            known_trace = self.first_trace and at.trace is not None
-            trace = at.trace() if known_trace and at.trace is not None else None
+        if self.gradient == "neumann" and attachable(function, x):
+            with torch.no_grad():
+                at = linearize(function, x)
+            return self._attach(at, lipschitz_of(function), noise)
+        at = linearize(function, x)
+        known_trace = self.first_trace and at.trace is not None
+        trace = at.trace() if known_trace and at.trace is not None else None
         product = at.vjp if self.product == "vjp" else at.jvp
         probes = draw_probes(self.distribution, self.probes, x, noise)
         differentiable = torch.is_grad_enabled() and at.value.requires_grad
         with torch.set_grad_enabled(differentiable and self.gradient == "series"):
             totals, weights, bias = self._sum(product, probes, known_trace, lipschitz_of(function), noise.at(self.probes))
-        image, value, spread = at.value, totals.mean(0), totals.detach()
+        value = totals.mean(0)
         if differentiable and self.gradient == "neumann":
             surrogate = inner(product(weights), probes).mean(0)
             value = value + (surrogate - surrogate.detach())
         if trace is not None:
             value = value + trace
-        if attached and at.attach is not None:
-            sides = (weights, probes) if self.product == "vjp" else (probes, weights)
-            image, value = at.attach(Probed(value, *sides, known_trace, self.recompute))
-        stderr = stderr_of_mean(spread if self.roulette is None else spread[:1])
-        return image, Estimate(value, stderr, bias)
+        return at.value, Estimate(value, self._stderr(totals), bias)
+
+    def joins(self, function: Function, x: Tensor, noise: Noise) -> bool:
+        """Whether the log-determinant at x may be found by :meth:`joint`: a row must not stop by what others do."""
+        fixed = self.terms is not None or self.roulette is not None
+        return (
+            self.gradient == "neumann"
+            and fixed
+            and noise.rows is not None
+            and getattr(function, "opens", False)
+            and attachable(function, x)
+        )
+
+    def joint(self, at: Linearization, lipschitz: float, noises: Sequence[Noise]) -> Estimate:
+        """The sum (B,) of G log-determinants, of functions that were joined in ``at`` (G B, d), with a noise for each.
+
+        The probes are those that the functions would have alone; a roulette is played once for all, by the first one's noise.
+        """
+        found = self._attach(at, lipschitz, *noises)[1]
+        value, stderr, bias = (part.unflatten(0, (len(noises), -1)) for part in (found.value, found.stderr, found.bias))
+        return Estimate(value.sum(0), torch.linalg.vector_norm(stderr, dim=0), bias.sum(0))
+
+    def _attach(self, at: Linearization, lipschitz: float, *noises: Noise) -> tuple[Tensor, Estimate]:
+        """Value and log-determinant of a function that makes its own graph."""
+        with torch.no_grad():
+            known_trace = self.first_trace and at.trace is not None
+            product = at.vjp if self.product == "vjp" else at.jvp
+            probes = draw_probes(self.distribution, self.probes, at.value, *noises)
+            totals, weights, bias = self._sum(product, probes, known_trace, lipschitz, noises[0].at(self.probes))
+            value = totals.mean(0)
+            if known_trace and at.trace is not None:
+                value = value + at.trace()
+        sides = (weights, probes) if self.product == "vjp" else (probes, weights)
+        image, value = at.attach(Probed(value, *sides, known_trace, self.recompute))  # type: ignore[misc]
+        return image, Estimate(value, self._stderr(totals), bias)
+
+    def _stderr(self, totals: Tensor) -> Tensor:
+        """The standard error (B,) of the mean over probes (m, B); not known of a roulette."""
+        return stderr_of_mean(totals.detach() if self.roulette is None else totals.detach()[:1])
 
     def _sum(self, product, probes: Tensor, known_trace: bool, lipschitz: float, noise: Noise) -> tuple[Tensor, Tensor, Tensor]:  # noqa: ANN001
         """Per probe the series (m, B) and the Neumann weights (m, B, *); the bias (B,). An exact trace stands for k = 1 and 0."""
@@ -148,14 +184,14 @@ class PowerSeries:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """What :meth:`_sum` returns, of a roulette."""
         always, reached, left, vector = self.terms or 1, 1.0, 1.0, probes
-        weights = torch.zeros_like(probes) if known_trace else probes
+        weights = torch.zeros_like(probes) if known_trace else probes.clone()
         summed = torch.zeros_like(probes)  # the series before its inner product with the probes
         for step in count(1):
             vector = product(vector)
             if step > 1 or not known_trace:
-                summed = summed.add(vector, alpha=(-1) ** (step + 1) / (step * reached))
+                summed = _plus(summed, vector, (-1) ** (step + 1) / (step * reached))
             if self.gradient == "neumann":
-                weights = weights.add(vector, alpha=(-1) ** step / reached)
+                weights = _plus(weights, vector, (-1) ** step / reached)
             if step < always:
                 continue
             before = left
@@ -187,6 +223,12 @@ class PowerSeries:
             return above[0] / (above[1] if index > 0 else 1.0)
         # A certified branch shrinks the probe at each term, so this ends; one without a certificate may not.
         return max(shrunk, 0.05) if lipschitz < 1 else min(max(shrunk, 0.05), 0.98)
+
+
+def _plus(total: Tensor, vector: Tensor, share: float) -> Tensor:
+    """``total + share * vector``, in the memory of ``total`` where no graph forbids it."""
+    in_place = not torch.is_grad_enabled() and not transforming()
+    return total.add_(vector, alpha=share) if in_place else total.add(vector, alpha=share)
 
 
 def _limit(lipschitz: float) -> int:
