@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -36,22 +37,22 @@ class Architecture:
         return self.lipschitz ** (1 / (len(self.hidden) + 1))
 
 
-class Peer(nn.Module):
+class Peer(nn.Module, ABC):
     """A flow of another library behind one interface; x and z are (B, features)."""
 
     name: str
 
+    @abstractmethod
     def log_prob(self, x: Tensor) -> Tensor:
         """log p(x) (B,) as the library estimates it in its present mode, with its own graph of gradients."""
-        raise NotImplementedError
 
+    @abstractmethod
     def encode(self, x: Tensor) -> Tensor:
         """The latents of x, without a log-determinant, differentiable in x."""
-        raise NotImplementedError
 
+    @abstractmethod
     def decode(self, z: Tensor) -> Tensor:
         """The library's own inverse with its own stopping rule."""
-        raise NotImplementedError
 
     def settle(self) -> None:
         """What the library needs after every optimiser step to hold its Lipschitz constant."""

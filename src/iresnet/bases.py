@@ -8,6 +8,7 @@ Polar Generation of Random Variates with the t-Distribution (Bailey, 1994), doi 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -22,7 +23,7 @@ __all__ = ["Base", "ClassNormal", "DiagonalNormal", "NormalMixture", "StandardNo
 _ENTRIES = 2**23
 
 
-class Base(nn.Module):
+class Base(nn.Module, ABC):
     """A distribution of latents of ``shape``: ``log_prob`` (B, *) to (B,), and ``sample`` from stateless noise."""
 
     anchor: Tensor
@@ -37,13 +38,13 @@ class Base(nn.Module):
         """The distribution at a context (C,), (B, C) or None; most know of none."""
         return self
 
+    @abstractmethod
     def log_prob(self, z: Tensor) -> Tensor:
         """Log-density (B,) in nats at z (B, *shape)."""
-        raise NotImplementedError
 
     def sample(self, noise: Noise, count: int) -> Tensor:
-        """``count`` draws (count, *shape), row i a function of (seed, ``noise.rows[i]``) alone."""
-        raise NotImplementedError
+        """``count`` draws (count, *shape), row i a function of (seed, ``noise.rows[i]``) alone; frozen for an export, none."""
+        raise NotImplementedError(f"{type(self).__name__} says how dense latents are, and draws none")
 
     def center(self) -> Tensor | float:
         """What a temperature pulls draws towards."""
@@ -100,6 +101,12 @@ class ClassNormal(Base):
             raise ValueError(f"this base is conditional: it needs a context of width {self.classes}")
         mean, log_scale = (context @ part.flatten(1) for part in (self.mean, self.log_scale))
         return BoundNormal(mean.unflatten(-1, self.shape), log_scale.unflatten(-1, self.shape), self.shape)
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        return self.bind(None).log_prob(z)  # which says that it needs a context
+
+    def sample(self, noise: Noise, count: int) -> Tensor:
+        return self.bind(None).sample(noise, count)
 
     def extra_repr(self) -> str:
         return f"{self.shape}, classes={self.classes}"

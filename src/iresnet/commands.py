@@ -226,7 +226,7 @@ def scored(content: dict[str, Any]) -> str:
         parts.append(f"mean log p {content['mean_log_prob']:.4f} {_error(content['stderr_data'])} nats")
     if "predicted" in content:
         most = sorted(content["predicted"].items(), key=lambda item: -item[1])[:10]
-        parts.append(f"{content['label']} predicted: {', '.join(f'{level} {number}' for level, number in most)}")
+        parts.append(f"{content['label']} predicted: {', '.join(f'{level} ({number:,})' for level, number in most)}")
     return f"{'; '.join(parts)}; in {content['out']}{in_parts(content)}"
 
 

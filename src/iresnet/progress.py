@@ -89,20 +89,22 @@ class TrainingProgress:
 
 
 class Count:
-    """Counts rows that are done, in plain lines: the first after some seconds, then fewer and fewer, for a log is read later."""
+    """Counts what is done, in plain lines: the first after some seconds, then fewer and fewer, for a log is read later."""
 
-    def __init__(self, name: str, total: int | None, console: Console | None, first: float = 10.0) -> None:
-        self.name, self.total, self.done = name, total, 0
+    def __init__(self, name: str, total: int | None, console: Console | None, first: float = 10.0, *, unit: str = "rows") -> None:
+        self.name, self.total, self.done, self.unit = name, total, 0, unit
         self.console, self.began, self.next = console, time.monotonic(), first
 
-    def __call__(self, rows: int, total: int | None = None) -> None:
-        """``rows`` more are done, of ``total`` if that is known by now."""
+    def __call__(self, rows: int, total: int | None = None, note: str = "") -> None:
+        """``rows`` more are done, of ``total`` if that is known by now; ``note`` is told at once."""
+        if note and self.console is not None:
+            self.console.print(note, highlight=False, soft_wrap=True)
         self.done, self.total = self.done + rows, self.total if total is None else total
         seconds = time.monotonic() - self.began
         if self.console is None or seconds < self.next:
             return
         self.next = max(1.5 * self.next, seconds + 1.0)
-        told = f"{self.name} {self.done:,}" + (f"/{self.total:,}" if self.total else "") + " rows"
+        told = f"{self.name} {self.done:,}" + (f"/{self.total:,}" if self.total else "") + f" {self.unit}"
         if self.total and 0 < self.done < self.total:
             told += f"  {100 * self.done // self.total} %"
             if self.done >= 0.02 * self.total:  # earlier the time is that of starting, and what is left seems hours
@@ -111,15 +113,23 @@ class Count:
 
 
 @contextmanager
-def counting(name: str, total: int | None, quiet: bool) -> Iterator[Callable[..., None]]:
-    """A bar for ``total`` rows, or plain lines where there is no terminal; yields the function that counts them.
+def counting(name: str, total: int | None, quiet: bool, *, unit: str = "rows") -> Iterator[Callable[..., None]]:
+    """A bar for ``total`` rows or steps, or plain lines where there is no terminal; yields the function that counts them.
 
-    It is called with a number of rows that are done and, once that is known, the number of all.
+    It is called with a number of rows that are done and, once that is known, the number of all; ``note=`` is a line to tell.
     """
     console = Console(stderr=True)
     if quiet or not console.is_terminal:
-        yield Count(name, total, None if quiet else console)
+        yield Count(name, total, None if quiet else console, unit=unit)
         return
     with _bars(console, transient=True) as bars:
         task = bars.add_task(name, total=total, told="", clock="left")
-        yield lambda rows, total=None: bars.update(task, advance=rows, **({} if total is None else {"total": total}))
+
+        def advance(rows: int, total: int | None = None, note: str = "") -> None:
+            if note:
+                bars.console.print(note, highlight=False, soft_wrap=True)
+            bars.update(task, advance=rows)
+            if total is not None:
+                bars.update(task, total=total)
+
+        yield advance

@@ -68,6 +68,9 @@ def test_logs_get_plain_lines() -> None:
     Count("scoring", 4000, Console(file=shown), first=0.0)(40)
     assert "scoring 40/4,000 rows  1 %" in shown.getvalue().splitlines()[2]
     assert "left" not in shown.getvalue().splitlines()[2], "what is left is guessed once starting no longer counts"
+    Count("two networks", 200, Console(file=shown), first=0.0, unit="steps")(30, note="8 of 11 parts are in scores already")
+    assert shown.getvalue().splitlines()[3] == "8 of 11 parts are in scores already"
+    assert shown.getvalue().splitlines()[4].startswith("two networks 30/200 steps")
 
 
 def completed(words: str, folder: Path) -> list[str]:

@@ -81,6 +81,7 @@ def test_what_is_missing_is_done_and_nothing_else(place: Path, tmp_path: Path) -
     done = iresnet(*words)
     assert done.exit_code == 0 and "in " + str(out) + ": 11 parts, 11 of them before, 1 process, " in done.stdout
     assert "MiB of memory" in done.stdout
+    assert f"11 of 11 parts are in {out} already" in " ".join(done.stderr.split())
 
 
 def test_another_question_is_refused(place: Path, tmp_path: Path) -> None:
@@ -170,6 +171,20 @@ def test_classes_and_contexts(place: Path, tmp_path: Path) -> None:
         answer("sample", tmp_path / "given", "-n", 2100, "--out", tmp_path / name, *words)
         assert one["columns"] == ["a", "b", "kind"]
         assert joined(tmp_path / name).equals(pq.read_table(tmp_path / f"{name}.parquet"))
+    asked = [json.loads((tmp_path / f"samples{count}" / "parts.json").read_text()) for count in (0, 2)]
+    assert len(asked[0]["contexts"]) == 16 and asked[1]["contexts"] is None
+
+
+def test_samples_with_contexts_of_other_data_are_refused(place: Path, tmp_path: Path) -> None:
+    """A number that rows are conditional on is no part of the run's own fingerprint of its data."""
+    rng = np.random.default_rng(0)
+    table = {"a": rng.normal(size=300), "b": rng.normal(size=300), "at": rng.normal(size=300)}
+    path = write_columns(tmp_path / "rows.csv", table)
+    answer("train", path, "--out", tmp_path / "run", "--context", "at", *SETTINGS)
+    words = ("sample", tmp_path / "run", "-n", 2100, "--out", tmp_path / "samples")
+    answer(*words)
+    write_columns(path, table | {"at": table["at"] ** 3})
+    assert "contexts was" in refused(*words)
 
 
 def test_the_folder_says_what_was_asked(place: Path, tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def test_a_comparison_from_beginning_to_end_and_on_again(tmp_path: Path) -> None
 def test_a_library_that_is_missing_is_told_with_the_command_that_installs_it(tmp_path: Path) -> None:
     done = command("compare", "moons", "--models", "gaussian,maf", *TINY, before="import sys; sys.modules['zuko'] = None")
     assert done.returncode == 2 and done.stderr.count("\n") == 1
-    assert "MAF comes from zuko, which is not installed: pip install 'iresnet[compare]'" in done.stderr
+    assert "this needs zuko, which is not installed: pip install 'iresnet[compare]'" in done.stderr
 
 
 @pytest.mark.slow
@@ -66,7 +66,7 @@ def test_every_system_has_a_row_even_without_its_library(tmp_path: Path) -> None
     assert len(rows) == 15
     failed = {name for name, row in rows.items() if row["status"] == "failed"}
     assert failed == {"nice", "realnvp", "made", "maf", "iaf", "nsf", "cnf"}
-    assert "NICE failed: NICE comes from zuko, which is not installed" in done.stdout
+    assert "NICE, RealNVP, MADE, MAF, IAF, NSF, FFJORD failed: this needs zuko, which is not installed" in done.stdout
 
 
 @pytest.mark.slow
@@ -141,6 +141,10 @@ def test_the_table_is_sorted_and_tells_what_is_missing() -> None:
     cells = table.rows[0]
     assert cells[table.header.index("1,000 samples")] == "- [1]" == cells[table.header.index("round trip")]
     assert table.notes == ["why not", "C failed: ValueError in c.py: no"]
+    alike = table_of(content | {"rows": [*rows, failed | {"model": "d", "title": "D"}]})
+    assert alike.notes == ["why not", "C, D failed: ValueError in c.py: no"] and alike.rows[3][0] == "D [2]"
+    some = table_of(content | {"rows": [*rows, row("c", 1, -3.0)]}).notes
+    assert some == ["why not", "C failed (2 of 3 seeds): ValueError in c.py: no"]
     assert table.rows[2][0] == "C [2]" and len(table.rows[2]) == len(table.header)
     assert "1 min of training each (processor time)" in text(content)
     assert markdown(content).count("| - [1] |") == 2

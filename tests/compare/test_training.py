@@ -33,6 +33,16 @@ def test_the_budget_is_kept_by_the_processors_clock(halves: tuple[Rows, Rows]) -
     assert float(system.score(halves[1].values.float()).mean()) > before + 0.05
 
 
+def test_a_candidate_that_takes_longer_than_the_budget_is_told(halves: tuple[Rows, Rows]) -> None:
+    """Kernels cannot be fitted a little: the first width is tried to its end."""
+    system = build("kde", Domain((2,)))
+    fitted = train(system, *halves, Budget(0.001, "cpu"), settings_for("kde", Domain((2,))))
+    assert fitted.steps == 1 and fitted.processor_seconds > 0.001
+    assert any(note.endswith("of a budget of 0.001 s: a candidate that is begun is finished") for note in fitted.notes)
+    quick = train(build("gaussian", Domain((2,))), *halves, Budget(60, "cpu"), settings_for("gaussian", Domain((2,))))
+    assert quick.notes == []
+
+
 def test_the_best_validated_weights_are_kept(halves: tuple[Rows, Rows]) -> None:
     """Training on rows of another place makes the validation rows ever less likely: the weights of the first look stay."""
     domain = Domain((2,))

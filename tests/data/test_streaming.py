@@ -110,7 +110,7 @@ def test_refusals(tmp_path: Path, schema: Schema) -> None:
     with pytest.raises(UserError, match="bad.parquet is not a valid PARQUET file"):
         open_rows(str(tmp_path / "bad.parquet"), schema)
     (tmp_path / "text.csv").write_text("a,b,kind,on\n1,2,x,0\n1,?,y,1\n")
-    with pytest.raises(UserError, match=r"text.csv is not a valid CSV file: .*double"):
+    with pytest.raises(UserError, match=r"text.csv: column b is '\?' in row 1, no number; if it is right, write numbers"):
         open_rows(str(tmp_path / "text.csv"), schema)
     (tmp_path / "latin.csv").write_bytes("a,b,kind,on,größe\n1,2,x,0,1\n".encode("latin-1"))
     with pytest.raises(UserError, match="not in UTF-8|not a valid CSV"):
@@ -136,6 +136,18 @@ def test_true_and_false_in_csv_are_levels(tmp_path: Path) -> None:
     assert isinstance(known, Schema)
     whole, part = load_rows(path, known), open_rows(str(path), known).read(0, 60)
     assert part.context is not None and whole.context is not None and torch.equal(part.context, whole.context)
+
+
+def test_a_value_that_its_first_rows_do_not_announce_is_told(tmp_path: Path) -> None:
+    """Whether a column is of true and false is seen in the first block; what comes later has to fit."""
+    path, rng = tmp_path / "rows.csv", np.random.default_rng(0)
+    rows = [f"{a},{b},{'true' if a > 0 else 'false'}" for a, b in rng.normal(size=(40_000, 2))]
+    path.write_text("\n".join(["a,b,on", *rows]) + "\n")
+    known = load(path, seed=0, context=["on"], n=1000).schema
+    assert isinstance(known, Schema) and path.stat().st_size > 2**20
+    path.write_text("\n".join(["a,b,on", *rows, "1,2,perhaps"]) + "\n")
+    with pytest.raises(UserError, match=r"rows.csv: column on is 'perhaps' in row 40000, neither true nor false"):
+        open_rows(str(path), known)
 
 
 def test_one_file_is_held_at_a_time(tmp_path: Path) -> None:

@@ -38,9 +38,7 @@ def test_columns_come_back_as_they_were_written(tmp_path, ending):
 
 
 def test_tensors_and_reserved_names_can_be_written(tmp_path):
-    path = write_columns(
-        tmp_path / "t.npz", {"file": torch.arange(3.0), "log_prob": torch.ones(3, dtype=torch.float64)}
-    )
+    path = write_columns(tmp_path / "t.npz", {"file": torch.arange(3.0), "log_prob": torch.ones(3, dtype=torch.float64)})
     assert read_table(path).names == ("file", "log_prob")
 
 
@@ -79,9 +77,7 @@ def test_semicolons_tabs_and_a_byte_order_mark_are_read(tmp_path, mark):
 
 def test_missing_values_are_refused_or_their_rows_left_out(tmp_path):
     path = text(tmp_path / "t.csv", "a,b,c,d\n1,2,3,u\n,5,6,u\n7,NaN,9,\n8,1,,v\n1,1,1,v\n")
-    with pytest.raises(
-        UserError, match=r"3 of 5 rows have missing values, in a \(1\), b \(1\), c \(1\); .*--missing drop"
-    ):
+    with pytest.raises(UserError, match=r"3 of 5 rows have missing values, in a \(1\), b \(1\), c \(1\); .*--missing drop"):
         read_table(path, drop=["d"])
     table = read_table(path, context=["d"], missing="drop")
     assert table.values.tolist() == [[1, 2, 3], [1, 1, 1]] and table.rows.tolist() == [0, 4]
@@ -99,7 +95,7 @@ def test_missing_values_are_refused_or_their_rows_left_out(tmp_path):
         ("a,b,a\n1,2,3\n", {}, "several columns named 'a'; rename them"),
         ("a,b\n1,2\n3\n", {}, r"not a valid CSV file: CSV parse error: Row #3: Expected 2 columns, got 1: 3"),
         ("1.5,2\n1,2\n3,4\n", {}, r"first line of .* holds numbers \(1.5, 2, ...\); put the column names there"),
-        ("a,b\n1,2\n3,?\n", {}, r"column b holds text, such as '\?' in row 1; use --drop b, or --context b"),
+        ("a,b\n1,2\n3,?\n", {}, r"column b holds text, such as '\?' in row 1; use --drop b, or in training --context b"),
         ("a,when\n1,2020-01-01\n3,2020-01-02\n", {}, "column when holds text, such as '2020-01-01' in row 0"),
         ("a,b\n1,inf\n3,4\n", {}, "column b is inf in row 0; give finite numbers below 1e150"),
         ("a,b\n1,2\n3,1e200\n", {}, r"column b is 1e\+200 in row 1"),
@@ -218,9 +214,7 @@ def test_matrices_get_column_names_and_an_npz_label_stays_aside(tmp_path):
     assert read_table(tmp_path / "m.npy").names == ("x0", "x1")
     np.savez(tmp_path / "m.npz", X=matrix, y=np.array([0, 0, 1, 1, 0, 1]))
     table = read_table(tmp_path / "m.npz")
-    assert (
-        table.names == ("x0", "x1") and table.natural_label == "y" and table.aside["y"].tolist() == [0, 0, 1, 1, 0, 1]
-    )
+    assert table.names == ("x0", "x1") and table.natural_label == "y" and table.aside["y"].tolist() == [0, 0, 1, 1, 0, 1]
     assert "y is kept aside" in table.notes[0]
     assert read_table(tmp_path / "m.npz", columns=["x1", "y"]).names == ("x1", "y")
     asked = read_table(tmp_path / "m.npz", label="y")

@@ -9,8 +9,10 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
+import iresnet
 from iresnet.errors import UserError
 from iresnet.estimators import ResidualFlowOutlierDetector
+from iresnet.estimators.training import WeightedDensity
 from iresnet.explain import attribute
 
 SMALL: dict[str, Any] = {"max_steps": 15, "blocks": 2, "hidden": (8, 8), "learning_rate": 5e-2, "random_state": 0}
@@ -58,6 +60,38 @@ def test_trimming_forgets_a_cluster_of_outliers() -> None:
     plain, trimmed = (ResidualFlowOutlierDetector(trim=trim, **small).fit(x).score_samples(x) for trim in (0.0, 0.3))
     apart = [float(np.median(score[:240]) - np.median(score[240:])) for score in (plain, trimmed)]
     assert apart[1] > apart[0] + 3
+
+
+@pytest.mark.parametrize("trim", [0.0, 0.1, 0.25, 0.6])
+def test_a_weight_is_trimmed_as_its_copies_are(trim: float) -> None:
+    """Of a row at the limit a part is kept; in all as much as there was."""
+    random = np.random.default_rng(0)
+    values, counts = torch.from_numpy(random.normal(size=40)), torch.from_numpy(random.integers(1, 5, 40))
+    task = WeightedDensity(iresnet.dense_flow(2, blocks=1, hidden=(4,)), counts.double(), trim)
+    kept = task._kept(counts.double(), values)
+    copies = task._kept(torch.ones(int(counts.sum()), dtype=torch.float64), values.repeat_interleave(counts))
+    torch.testing.assert_close(kept, torch.stack([part.sum() for part in copies.split(counts.tolist())]))
+    torch.testing.assert_close(kept.sum(), counts.double().sum())
+    assert (kept > 0).sum() < 40 or not trim
+
+
+def test_errors_of_held_out_rows_are_those_of_a_weighted_mean() -> None:
+    """Of equal weights the textbook's; of others the spread of the mean over samples of rows."""
+    random = np.random.default_rng(0)
+    values, weight = random.normal(size=(2000, 300)), random.gamma(0.5, size=(2000, 300))
+    flow = iresnet.dense_flow(2, blocks=1, hidden=(4,))
+    equal = WeightedDensity(flow, torch.ones(300), 0.0).judge(_sums(np.ones(300), values[0]))
+    assert equal.figures["stderr_data"] == pytest.approx(values[0].std() / 300**0.5)
+    task = WeightedDensity(flow, torch.ones(300), 0.0)
+    found = [task.judge(_sums(w, v)).figures for w, v in zip(weight, values, strict=True)]
+    told = np.mean([figures["stderr_data"] ** 2 for figures in found]) ** 0.5
+    assert told == pytest.approx(np.std([figures["log_prob"] for figures in found]), rel=0.06)
+    assert found[0]["stderr_estimator"] == pytest.approx(0.1 * np.sqrt((weight[0] ** 2).sum()) / weight[0].sum())
+
+
+def _sums(w: np.ndarray, v: np.ndarray) -> torch.Tensor:
+    """What ``WeightedDensity.measure`` gives of values whose estimator has an error of 0.1 each."""
+    return torch.tensor([w.sum(), w @ v, (w**2).sum(), w**2 @ v, w**2 @ v**2, (w**2).sum() * 0.01])
 
 
 def test_shares_add_up_and_name_the_column(detector: ResidualFlowOutlierDetector) -> None:

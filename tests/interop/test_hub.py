@@ -13,6 +13,7 @@ from iresnet.config import build_config
 from iresnet.data import read_schema
 from iresnet.errors import UserError
 from iresnet.files import read_json
+from iresnet.rounding import lipschitz_text
 from iresnet.runs import RunFolder, certify_run, evaluate_run, train_run
 
 huggingface_hub = pytest.importorskip("huggingface_hub")
@@ -57,7 +58,7 @@ def test_the_card_says_what_the_run_says(run: Path) -> None:
         in card.text
     )
     assert "Every block is certified invertible" in card.text
-    assert f"| {block['name']} | sandwich | sound | {block['bound']:.3g} |" in card.text
+    assert f"| {block['name']} | sandwich | sound | {lipschitz_text(block['bound'])} | " in card.text
     assert str(run.parent) not in str(card), "a card tells nothing of the machine"
 
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import iresnet
+from iresnet.bases import StandardNormal
 from iresnet.bijections import Residual
+from iresnet.bijections.base import Bijection, Transform
 from iresnet.contract import SandwichBranch
 from iresnet.interop.distributions import distribution_of, latent_of, transform_of
 
@@ -201,6 +204,35 @@ def test_plain_torch_distributions(base: str) -> None:
     assert latents.shape == (4, 6)
 
 
+class Counting(Bijection):
+    """A residual block that counts how often its branch is evaluated."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block, self.count = Residual(SandwichBranch(D, (8, 8))), 0
+
+    def bind(self, context: Tensor | None = None) -> Transform:
+        self.bound = self.block.bind(context)
+        return self
+
+    def forward_and_logdet(self, x: Tensor, *given: Any) -> Any:
+        self.count += len(x)
+        return self.bound.forward_and_logdet(x, *given)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        self.count += len(x)
+        return self.bound.forward(x)
+
+
+def test_a_density_takes_one_pass() -> None:
+    counted = Counting().double().eval()
+    flow = iresnet.Flow(counted, StandardNormal(D)).double()
+    found, x = distribution_of(flow, logdet=iresnet.Exact()), torch.randn(32, D).double()
+    expected = iresnet.Flow(counted.block, StandardNormal(D)).double().log_prob(x, logdet=iresnet.Exact())
+    assert torch.equal(found.log_prob(x), expected) and counted.count == 32
+    assert torch.equal(found.expand((4, 32)).log_prob(x), expected.expand(4, 32))
+
+
 def test_images_have_three_event_dimensions() -> None:
     flow = iresnet.image_flow((1, 4, 4), classes=3, blocks=(1,), hidden=4).double().eval()
     context = torch.eye(3).double()
@@ -240,8 +272,12 @@ def test_refusals() -> None:
         LazyFlow(iresnet.dense_flow(D, blocks=1))(torch.zeros(C))
     with pytest.raises(ValueError, match="width 5, got width 2"):
         distribution_of(flow, torch.zeros(2))
-    with pytest.raises(ValueError, match="last 1 dimensions"):
+    with pytest.raises(ValueError, match=r"acts on vectors, in the last dimensions, got shape \(\)"):
         transform_of(Residual(SandwichBranch(D, (8,))))(torch.tensor(1.0))
+    for found in (LazyFlow(flow)(torch.zeros(C)), distribution_of(flow, torch.zeros(C))):
+        for call in (found.log_prob, found.transforms[0].inv if hasattr(found, "transforms") else found.transform):
+            with pytest.raises(ValueError, match=r"acts on rows of shape \(3,\), in the last dimensions, got shape \(6, 4\)"):
+                call(torch.zeros(6, 4))
 
 
 def test_what_is_no_flow_is_refused() -> None:

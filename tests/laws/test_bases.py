@@ -7,7 +7,8 @@ import torch
 from law_cases import rows
 from scipy import stats
 
-from iresnet.bases import Base, DiagonalNormal, StandardNormal, StudentT
+from iresnet.bases import Base, ClassNormal, DiagonalNormal, StandardNormal, StudentT
+from iresnet.interop.frozen import FrozenNormal
 from iresnet.models import BASES
 from iresnet.numerics.noise import Noise
 
@@ -95,6 +96,14 @@ def test_shapes():
     assert StandardNormal((3, 4, 5)).log_prob(torch.zeros(2, 3, 4, 5)).shape == (2,)
     assert DiagonalNormal((3, 4)).sample(Noise(0, torch.arange(2)), 2).shape == (2, 3, 4)
     assert StudentT((2, 2)).log_prob(torch.zeros(5, 2, 2)).shape == (5,)
-    for call in (lambda: Base(2).log_prob(torch.zeros(1, 2)), lambda: Base(2).sample(Noise(), 1)):
-        with pytest.raises(NotImplementedError):
+
+
+def test_what_a_base_cannot_do_is_told():
+    with pytest.raises(TypeError, match="log_prob"):
+        Base(2)  # type: ignore[abstract]
+    with pytest.raises(NotImplementedError, match="FrozenNormal says how dense latents are, and draws none"):
+        FrozenNormal(StandardNormal(2)).sample(Noise(), 1)
+    base = ClassNormal(2, 3)
+    for call in (lambda: base.log_prob(torch.zeros(1, 2)), lambda: base.sample(Noise(), 1)):
+        with pytest.raises(ValueError, match="it needs a context of width 3"):
             call()

@@ -91,7 +91,7 @@ def test_pages_are_made_from_the_record_alone(figure1: Outcome) -> None:
 
 
 def test_folders_and_settings_that_do_not_fit_are_refused(figure1: Outcome, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="other settings"):
+    with pytest.raises(UserError, match=r"figure1 of other settings \(seeds was \d and is 1\)"):
         reproduce("figure1", SMALL["figure1"], figure1.record.path, seeds=1)
     with pytest.raises(UserError, match="not an empty folder"):
         reproduce("figure1", SMALL["figure1"], figure1.record.path.parent)

@@ -6,6 +6,7 @@ inverts and measures volume without looking at the module again. Log-determinant
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
@@ -48,12 +49,12 @@ class Transform(Protocol):
     def to(self, dtype: torch.dtype) -> Self: ...
 
 
-class Bijection(nn.Module):
+class Bijection(nn.Module, ABC):
     """A map with an inverse; a subclass gives :meth:`bind` and, if data set it up, :meth:`initialize`."""
 
+    @abstractmethod
     def bind(self, context: Tensor | None = None) -> Transform:
         """The pure transform at a context (C,), (B, C) or None."""
-        raise NotImplementedError
 
     def initialize(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Set what depends on data from x (B, *), once, and return z."""

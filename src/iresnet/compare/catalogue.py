@@ -141,7 +141,7 @@ def _build(name: str, domain: Domain, size: int | None, seed: int) -> System:
     try:
         builder = getattr(importlib.import_module(f".{module}", __package__), function)
     except ImportError as error:
-        told = f"{item.title} comes from {item.library}, which is not installed: pip install 'iresnet[compare]'"
+        told = f"this needs {item.library}, which is not installed: pip install 'iresnet[compare]'"
         raise UserError(told) from error
     with seeded(seed):
         return builder(domain, size)

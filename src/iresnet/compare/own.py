@@ -35,20 +35,18 @@ class Own(System):
     def initialize(self, x: Tensor) -> None:
         start(self.flow, x)
 
-    def log_prob(self, x: Tensor, noise: Noise | None = None) -> Tensor:
-        return self.flow.log_prob(x, noise=noise)
+    def density(self, z: Tensor, noise: Noise | None) -> Tensor:
+        return self.flow.log_prob(z, noise=noise)
+
+    def latent(self, z: Tensor) -> Tensor:
+        return self.flow.encode(z)
+
+    def data(self, latent: Tensor) -> Tensor:
+        return self.flow.decode(latent)
 
     def judge(self, x: Tensor, noise: Noise | None = None) -> Tensor:
         with torch.no_grad():
             return self.flow.log_prob(x, noise=noise, logdet=self.rough)
-
-    def encode(self, x: Tensor) -> Tensor:
-        with torch.no_grad():
-            return self.flow.encode(x)
-
-    def decode(self, latent: Tensor) -> Tensor:
-        with torch.no_grad():
-            return self.flow.decode(latent)
 
     def sample(self, count: int, seed: int = 0) -> Tensor:
         return self.flow.sample(count, generator=torch.Generator().manual_seed(seed))

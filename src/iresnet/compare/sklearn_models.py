@@ -9,6 +9,7 @@ scikit-learn: Machine Learning in Python (Pedregosa et al., 2011), arXiv 1201.04
 from __future__ import annotations
 
 import warnings
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -38,18 +39,18 @@ class Direct(System):
     def parameters_counted(self) -> int | None:
         return None if self.model is None else self.free_parameters()
 
+    @abstractmethod
     def free_parameters(self) -> int | None:
         """Free numbers of the fitted model."""
-        raise NotImplementedError
 
     def learn(self, x: Tensor, validation: Tensor, seed: int, over: Callable[[], bool]) -> int:
         """Fit to rows x (N, *); ``over`` says when no further candidate may be tried. Returns the candidates tried."""
         rows = self._numbers(self._enter(x)[0])[:: -(-len(x) // _ROWS)]
         return self.fit(rows, self._numbers(self._enter(validation)[0]), seed, over)
 
+    @abstractmethod
     def fit(self, rows: np.ndarray, held: np.ndarray, seed: int, over: Callable[[], bool]) -> int:
         """As :meth:`learn`, of z (N, d)."""
-        raise NotImplementedError
 
     def density(self, z: Tensor, noise: Noise | None) -> Tensor:
         return torch.from_numpy(self.model.score_samples(self._numbers(z))).to(z)

@@ -6,6 +6,7 @@ of pixels) is one bijection, the same for all systems, whose log-determinant is 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar
@@ -25,7 +26,7 @@ class Unable(RuntimeError):
     """A system was asked for what it cannot do; the message says why."""
 
 
-class System(nn.Module):
+class System(nn.Module, ABC):
     """One density model behind one interface; x is (B, *shape) as encoded, z is (B, *), the rows after ``before``.
 
     A subclass gives :meth:`density`, and :meth:`latent`, :meth:`data` and :meth:`draw` as far as its library can.
@@ -59,9 +60,9 @@ class System(nn.Module):
 
     # What a library's adapter gives.
 
+    @abstractmethod
     def density(self, z: Tensor, noise: Noise | None) -> Tensor:
         """log-density (B,) of z (B, *), differentiable in the parameters while training."""
-        raise NotImplementedError
 
     def latent(self, z: Tensor) -> Tensor:
         """Latents (B, *) of z."""

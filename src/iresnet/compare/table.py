@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -88,8 +89,12 @@ def table_of(content: dict[str, Any]) -> Table:
     header = ["system", "bits/dim" if bits else "test log p, nats"]
     header += ["over seeds"] * several + ["nats above the truth"] * truth
     header += ["parameters", "training", "steps", "1,000 samples", "1,000 densities", "round trip", "density", "inverse"]
-    notes = _Notes()
-    return Table(tuple(header), [_cells(line, bits, truth, several, notes) for line in lines], notes.told)
+    notes, failed = _Notes(), defaultdict(list)
+    for line in lines:
+        if not line["finished"]:
+            failed[tuple(line["reasons"])].append(line["title"])
+    told = {title: f"{', '.join(titles)} failed: {'; '.join(reasons)}" for reasons, titles in failed.items() for title in titles}
+    return Table(tuple(header), [_cells(line, bits, truth, several, notes, told) for line in lines], notes.told)
 
 
 class _Notes:
@@ -104,14 +109,15 @@ class _Notes:
         return f"[{self.told.index(sentence) + 1}]"
 
 
-def _cells(line: dict[str, Any], bits: bool, truth: bool, several: bool, notes: _Notes) -> list[str]:
+def _cells(line: dict[str, Any], bits: bool, truth: bool, several: bool, notes: _Notes, failed: dict[str, str]) -> list[str]:
     width = 9 + several + truth
     if not line["finished"]:
-        return [f"{line['title']} {notes.mark(_failed(line))}", *[_EMPTY] * width]
+        return [f"{line['title']} {notes.mark(failed[line['title']])}", *[_EMPTY] * width]
     value = line["bits_per_dim" if bits else "log_prob"]
     marks = [notes.mark(f"{line['title']}: {note}") for note in line["notes"]]
     if line["finished"] < line["seeds"]:
-        marks.append(notes.mark(_failed(line)))
+        which = f"{line['seeds'] - line['finished']} of {line['seeds']} seeds"
+        marks.append(notes.mark(f"{line['title']} failed ({which}): {'; '.join(line['reasons'])}"))
     cells = [" ".join([line["title"], *marks]), _figure(value)]
     cells += [number(value["spread"], 2) if value["spread"] is not None else _EMPTY] * several
     cells += [_figure(line["above_truth"])] * truth
@@ -132,11 +138,6 @@ def _cells(line: dict[str, Any], bits: bool, truth: bool, several: bool, notes: 
 
 _KEPT = "kernels keep the training rows themselves in place of parameters"
 _SHALLOW = "planar and radial maps have d + 2 to 2d + 1 parameters each; beyond 128 of them they train slower than they learn"
-
-
-def _failed(line: dict[str, Any]) -> str:
-    which = "" if not line["finished"] else f" ({line['seeds'] - line['finished']} of {line['seeds']} seeds)"
-    return f"{line['title']} failed{which}: {'; '.join(line['reasons'])}"
 
 
 def _brief(seconds: float) -> str:

@@ -20,6 +20,7 @@ from torch import Tensor
 from ..errors import UserError
 from ..guard import Diverged
 from ..numerics.noise import Noise
+from ..report.format import duration
 from ..settings import Settings
 from ..tasks.base import Judgement, Task
 from ..tasks.density import figure_of_sums
@@ -33,6 +34,7 @@ from .system import System, seeded
 __all__ = ["CLOCKS", "Budget", "Fitted", "Likelihood", "settings_for", "train"]
 
 _LOOKS = 20  # at the validation rows
+_OVER = 1.05  # times the budget, from which it is told
 CLOCKS = {"cpu": time.process_time, "wall": time.monotonic}
 
 
@@ -166,7 +168,11 @@ def train(
         everything = rows.all(system.anchor.double(), Noise(seed).at(1))
         with watch.running():
             tried = system.double().learn(everything.x, held.x, seed, lambda: watch.share() >= 1)
-        return Fitted(watch.spent["wall"], watch.spent["cpu"], tried)
+        fitted = Fitted(watch.spent["wall"], watch.spent["cpu"], tried)
+        if watch.share() > _OVER:
+            told = f"{duration(watch.spent[budget.clock])} of a budget of {duration(budget.seconds)}"
+            fitted.notes.append(f"took {told}: a candidate that is begun is finished")
+        return fitted
     last: list[str] = [""]
 
     def heard(record: dict[str, object]) -> None:

@@ -87,8 +87,8 @@ def _column(name: str, column: np.ndarray, dequantized: bool) -> Diagnosis | Non
     if len(levels) <= _FEW and len(column) >= _REPEATS * len(levels):
         gap = float(np.diff(levels).min())
         text = (
-            f"{name} holds {len(levels)} values that are on no regular grid: its density is unbounded there; "
-            f"--drop {name}, condition on it with --context {name}, or round it to a grid (its smallest gap is {gap:g})"
+            f"{name} holds {len(levels)} values that are on no regular grid: its density is unbounded there; --drop {name}, "
+            f"in training condition on it with --context {name}, or round it to a grid (its smallest gap is {gap:g})"
         )
         return Diagnosis((name,), "discrete", text)
     top = int(counts.argmax())

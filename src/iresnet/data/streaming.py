@@ -8,6 +8,8 @@ rows it has and is entered at any row group; CSV is counted by reading it once a
 from __future__ import annotations
 
 import hashlib
+import re
+from abc import ABC, abstractmethod
 from bisect import bisect
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,6 +34,11 @@ __all__ = ["Source", "open_rows"]
 _STREAMED = (".parquet", ".csv")
 _BLOCK, _BATCH = 2**20, 2**14  # bytes of CSV, and rows of Parquet, decoded at once
 _ENDS = 2**16  # bytes of a file, first and last, that tell it from another
+_MISFIT = re.compile(r"In CSV column #(\d+): Row #(\d+): CSV conversion error to (\w+): invalid value '(.*)'", re.DOTALL)
+_WANTED = {
+    "bool": "neither true nor false, which its first rows are; write true and false as 1 and 0 in all rows",
+    "double": "no number; if it is right, write numbers in all rows, and 1 and 0 for true and false",
+}
 
 
 class Source(Protocol):
@@ -138,24 +145,25 @@ def _mark(path: Path) -> str:
     return found.hexdigest()[:16]
 
 
-class _File:
+class _File(ABC):
     """The columns in use of one file, read forwards; ``enter`` is where the formats differ."""
 
     def __init__(self, path: Path, schema: Schema) -> None:
         self.path, self.rows = path, 0
         self.position, self.batch, self.batches = 0, None, iter(())
-        with _telling(path):
-            names = self.open()
-        check_names(path, names)
-        self.wanted = needed(str(path), names, schema)
+        self.names: list[str] = []
+        with _telling(self):
+            self.names = self.open()
+        check_names(path, self.names)
+        self.wanted = needed(str(path), self.names, schema)
 
+    @abstractmethod
     def open(self) -> list[str]:
         """Open the file; the names of its columns."""
-        raise NotImplementedError
 
+    @abstractmethod
     def enter(self, start: int) -> tuple[int, Iterator[Any]]:
         """Record batches from a row at or before ``start`` on, and the number of that row."""
-        raise NotImplementedError
 
     def far(self, start: int) -> bool:
         """Whether there is a quicker way to ``start`` than reading on."""
@@ -166,7 +174,7 @@ class _File:
         import pyarrow as pa
 
         found, need = [], stop - start
-        with _telling(self.path):
+        with _telling(self):
             if self.batch is None or start < self.position or self.far(start):
                 self.position, self.batches = self.enter(start)
                 self.batch = self._next()
@@ -221,7 +229,7 @@ class _Csv(_File):
         super().__init__(path, schema)
         self.types = {name: "string" if name in texts else "double" for name in self.wanted}
         self.types |= {name: "bool" for name, kind in self.first.items() if kind == "bool" and name in self.types}
-        with _telling(path):
+        with _telling(self):
             self.rows = sum(len(batch) for batch in self.enter(0)[1])
 
     def open(self) -> list[str]:
@@ -244,13 +252,18 @@ class _Csv(_File):
 
 
 @contextmanager
-def _telling(path: Path) -> Iterator[None]:
+def _telling(file: _File) -> Iterator[None]:
     """What pyarrow says of a file, in a sentence."""
     import pyarrow as pa
 
     try:
         yield
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not in UTF-8; save it in that encoding") from error
+        raise UserError(f"{file.path} is not in UTF-8; save it in that encoding") from error
     except (pa.ArrowException, OSError) as error:
-        raise not_valid(path, error) from error
+        found = _MISFIT.search(str(error))
+        if found is None or found[3] not in _WANTED:
+            raise not_valid(file.path, error) from error
+        name, row = file.names[int(found[1])], int(found[2]) - 2  # the header is the first; rows are counted from 0
+        told = f"{file.path}: column {name} is {found[4][:40]!r} in row {row}, {_WANTED[found[3]]}"
+        raise UserError(told) from error

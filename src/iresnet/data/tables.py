@@ -150,8 +150,8 @@ def _refuse_text(name: str, column: np.ndarray, path: str) -> None:
     texts = ((row, item) for row, item in enumerate(column.tolist()) if item and not is_number(item))
     row, item = next(texts, (0, str(column[0])))
     raise UserError(
-        f"{path}: column {name} holds text, such as {item[:40]!r} in row {row}; use --drop {name}, or --context {name} "
-        "to condition on it"
+        f"{path}: column {name} holds text, such as {item[:40]!r} in row {row}; use --drop {name}, or in training "
+        f"--context {name} to condition on it"
     )
 
 
@@ -169,7 +169,7 @@ def _present(used: dict[str, np.ndarray], path: str, missing: str) -> np.ndarray
         shown = ", ".join(worst[:8]) + (f" and {len(worst) - 8} more columns" if len(worst) > 8 else "")
         raise UserError(
             f"{path}: {int((~keep).sum())} of {len(keep)} rows have missing values, in {shown}; "
-            "leave those rows out with --missing drop, or the columns with --drop"
+            "leave those rows out with --missing drop, or train without those columns (--drop)"
         )
     return keep
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from numbers import Real
 from typing import Any, NamedTuple
 
@@ -99,22 +100,8 @@ class FlowEstimator(BaseEstimator):
         for name in ("trim", "validation_fraction"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"{name} must be in [0, 1), got {getattr(self, name)}")
-        return Plan(
-            max_steps=self.max_steps,
-            blocks=self.blocks,
-            hidden=tuple(self.hidden),
-            lipschitz=self.lipschitz,
-            base=self.base,
-            learning_rate=self.learning_rate,
-            weight_decay=self.weight_decay,
-            batch_size=self.batch_size,
-            trim=self.trim,
-            dequantize=self.dequantize,
-            validation_fraction=self.validation_fraction,
-            patience=self.patience,
-            device=self.device,
-            verbose=self.verbose,
-        )
+        given: dict[str, Any] = {part.name: getattr(self, part.name) for part in fields(Plan)}
+        return Plan(**{**given, "hidden": tuple(self.hidden)})
 
     def _seed(self, random_state: Any = None) -> int:
         """A seed of ``random_state``, or of the estimator's own."""

@@ -12,25 +12,18 @@ from ..errors import UserError
 from .density import OneFlow
 from .preparing import weighted_quantile
 
-__all__ = ["ResidualFlowOutlierDetector", "check_contamination", "offset_of"]
+__all__ = ["ContaminatedFlow", "ResidualFlowOutlierDetector"]
 
 
-class ResidualFlowOutlierDetector(OutlierMixin, OneFlow):
-    """Rows of low density are outliers: ``predict`` says -1 for these and +1 for the others.
+class ContaminatedFlow(OneFlow):
+    """One flow of rows that contain what it is to find, hence ``trim``.
 
     Parameters
     ----------
     contamination : share in (0, 0.5] of the training rows, those of lowest density, that is called outliers.
 
-    The other parameters are those of :class:`~iresnet.estimators.base.FlowEstimator`; their defaults differ, since the rows a
-    detector is trained on contain what it is to find.
-
-    Attributes
-    ----------
-    offset_ : the log-density below which a row is an outlier; ``decision_function`` is ``score_samples`` minus it.
+    The other parameters are those of :class:`~iresnet.estimators.base.FlowEstimator`, but for the default of ``trim``.
     """
-
-    offset_: float
 
     def __init__(
         self,
@@ -71,11 +64,36 @@ class ResidualFlowOutlierDetector(OutlierMixin, OneFlow):
         )
         self.contamination = contamination
 
+    def _fit_contaminated(self, X: Any, sample_weight: Any) -> tuple[np.ndarray, float]:
+        """Fit; log p of the training rows (n,), and a number with the share ``contamination`` of their weight below it.
+
+        Raises
+        ------
+        UserError
+            Unless ``contamination`` is in (0, 0.5].
+        """
+        if not 0 < self.contamination <= 0.5:
+            raise UserError(f"contamination must be in (0, 0.5], got {self.contamination}")
+        rows, weight = self._fit_one(X, sample_weight)
+        values = self.flow_.estimate(rows).value.numpy()
+        return values, _offset(values, weight, self.contamination)
+
+
+class ResidualFlowOutlierDetector(OutlierMixin, ContaminatedFlow):
+    """Rows of low density are outliers: ``predict`` says -1 for these and +1 for the others.
+
+    Parameters are those of :class:`~iresnet.estimators.outliers.ContaminatedFlow`.
+
+    Attributes
+    ----------
+    offset_ : the log-density below which a row is an outlier; ``decision_function`` is ``score_samples`` minus it.
+    """
+
+    offset_: float
+
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Fit to the rows of X (n, d), n >= 2; a row of weight 2 is that row twice. y is ignored."""
-        check_contamination(self.contamination)
-        rows, weight = self._fit_one(X, sample_weight)
-        self.offset_ = offset_of(self.flow_.estimate(rows).value.numpy(), weight, self.contamination)
+        _, self.offset_ = self._fit_contaminated(X, sample_weight)
         return self
 
     def decision_function(self, X: Any) -> np.ndarray:
@@ -87,13 +105,7 @@ class ResidualFlowOutlierDetector(OutlierMixin, OneFlow):
         return np.where(self.decision_function(X) < 0, -1, 1)
 
 
-def check_contamination(share: float) -> None:
-    """Raises UserError unless ``share`` is in (0, 0.5]."""
-    if not 0 < share <= 0.5:
-        raise UserError(f"contamination must be in (0, 0.5], got {share}")
-
-
-def offset_of(values: np.ndarray, weight: np.ndarray, share: float) -> float:
+def _offset(values: np.ndarray, weight: np.ndarray, share: float) -> float:
     """A number with ``share`` of the weight below it, or a little less: half-way between two neighbouring values."""
     kept = weight > 0
     below = weighted_quantile(values[kept], weight[kept], share)

@@ -12,7 +12,6 @@ References
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -21,16 +20,15 @@ from scipy.stats import beta, binom
 from sklearn.utils.validation import check_is_fitted
 
 from ..errors import UserError
-from .density import OneFlow
-from .outliers import check_contamination, offset_of
+from .outliers import ContaminatedFlow
 
 __all__ = ["PyODResidualFlow"]
 
 
-class PyODResidualFlow(OneFlow):
+class PyODResidualFlow(ContaminatedFlow):
     """:class:`~iresnet.estimators.ResidualFlowOutlierDetector` with the names of PyOD's detectors.
 
-    Parameters are those of :class:`~iresnet.estimators.ResidualFlowOutlierDetector`.
+    Parameters are those of :class:`~iresnet.estimators.outliers.ContaminatedFlow`.
 
     Attributes
     ----------
@@ -43,51 +41,10 @@ class PyODResidualFlow(OneFlow):
     threshold_: float
     labels_: np.ndarray
 
-    def __init__(
-        self,
-        contamination: float = 0.1,
-        *,
-        max_steps: int = 300,
-        blocks: int = 4,
-        hidden: Sequence[int] = (32, 32),
-        lipschitz: float = 0.97,
-        base: str = "student",
-        learning_rate: float = 1e-2,
-        weight_decay: float = 0.0,
-        batch_size: int = 256,
-        trim: float = 0.25,
-        dequantize: bool = True,
-        validation_fraction: float = 0.1,
-        patience: int | None = 5,
-        random_state: int | np.random.RandomState | None = None,
-        device: str = "cpu",
-        verbose: bool = False,
-    ) -> None:
-        super().__init__(
-            max_steps=max_steps,
-            blocks=blocks,
-            hidden=hidden,
-            lipschitz=lipschitz,
-            base=base,
-            learning_rate=learning_rate,
-            weight_decay=weight_decay,
-            batch_size=batch_size,
-            trim=trim,
-            dequantize=dequantize,
-            validation_fraction=validation_fraction,
-            patience=patience,
-            random_state=random_state,
-            device=device,
-            verbose=verbose,
-        )
-        self.contamination = contamination
-
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Fit to the rows of X (n, d), n >= 2. y is ignored."""
-        check_contamination(self.contamination)
-        rows, weight = self._fit_one(X, sample_weight)
-        self.decision_scores_ = -self.flow_.estimate(rows).value.numpy()
-        self.threshold_ = -offset_of(-self.decision_scores_, weight, self.contamination)
+        values, offset = self._fit_contaminated(X, sample_weight)
+        self.decision_scores_, self.threshold_ = -values, -offset
         self.labels_ = (self.decision_scores_ > self.threshold_).astype(int)
         return self
 

@@ -19,7 +19,7 @@ from ..numerics.logdet import Estimate
 from ..numerics.noise import Noise
 from ..parallel import Ranks, choose_device
 from ..tasks.base import Judgement
-from ..tasks.density import Density, evaluate, score
+from ..tasks.density import Density, score
 from ..tasks.rows import Batch, Rows
 from ..train import Settings, Trainer
 from .preparing import Units, distinct, find_units, gaussian_of
@@ -65,13 +65,16 @@ class WeightedDensity(Density):
         self.register_buffer("weights", weights)
 
     def _kept(self, weights: Tensor, log_prob: Tensor) -> Tensor:
-        """The weights (B,), zero for what is left out."""
+        """The weights (B,), less that of the lowest rows, and in all as much as before.
+
+        A row at the limit keeps what of its weight is above it, as some of its copies would if it stood there several times.
+        """
         if not self.trim:
             return weights
-        order = log_prob.argsort()
-        kept = torch.empty_like(weights, dtype=torch.bool)
-        kept[order] = weights[order].cumsum(0) > self.trim * weights.sum()
-        return weights * kept / (1 - self.trim)
+        order, kept = log_prob.argsort(), torch.empty_like(weights)
+        above = weights[order].cumsum(0) - self.trim * weights.sum()
+        kept[order] = above.clamp(min=0).minimum(weights[order])
+        return kept / (1 - self.trim)
 
     def forward(self, batch: Batch, noise: Noise) -> tuple[Tensor, Tensor]:
         log_prob = self.network.log_prob(batch.x, noise=noise)
@@ -81,18 +84,20 @@ class WeightedDensity(Density):
         return -(kept * log_prob).sum(), -(kept * own).sum()[None]
 
     def measure(self, rows: Rows, seed: int) -> Tensor:
-        figure, values = evaluate(self.network, rows, logdet=self.logdet, seed=seed, dtype=self.anchor.dtype)
+        found = score(self.network, rows, logdet=self.logdet, seed=seed, dtype=self.anchor.dtype)
+        values, stderrs = (torch.cat(column) for column in list(zip(*found, strict=True))[1:3])
         numbers = rows.numbers if rows.numbers is not None else torch.arange(len(rows))
         kept = self._kept(self.weights.cpu()[numbers].double(), values)
-        total = kept.sum()
-        error = figure.stderr_estimator * figure.rows
-        return torch.stack((total, kept @ values, kept @ values.square(), total.new_tensor(error).square()))
+        square = kept.square()
+        sums = (kept.sum(), kept @ values, square.sum(), square @ values, square @ values.square(), square @ stderrs.square())
+        return torch.stack(sums)
 
     def judge(self, sums: Tensor) -> Judgement:
-        count, first, second, variance = sums.tolist()
-        mean = first / count
-        spread = max(second / count - mean**2, 0.0) / count
-        return Judgement(mean, {"log_prob": mean, "stderr_data": spread**0.5, "stderr_estimator": variance**0.5 / count})
+        """The weighted mean m; its variance over rows is sum w^2 (v - m)^2 / (sum w)^2, that of a ratio of two sums."""
+        total, first, zeroth, linear, quadratic, variance = sums.tolist()
+        mean = first / total
+        spread = max(quadratic - 2 * mean * linear + mean**2 * zeroth, 0.0)
+        return Judgement(mean, {"log_prob": mean, "stderr_data": spread**0.5 / total, "stderr_estimator": variance**0.5 / total})
 
 
 @dataclass(eq=False)

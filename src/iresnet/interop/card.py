@@ -8,6 +8,7 @@ from typing import Any
 
 from ..checkpoint import Network
 from ..flow import Flow
+from ..report.format import bound
 from ..rounding import at_most
 
 __all__ = ["card_of"]
@@ -113,9 +114,10 @@ def _certificate(certificate: dict[str, Any] | None) -> list[str]:
     lines = ["## Certificate", "", f"{word}: a bound below 1 of a branch's Lipschitz constant makes x + g(x) a bijection.", ""]
     if not blocks:
         return lines
+    lines += ["Blocks are called by their place in the flow, as by `iresnet certify` and where an inverse is not found.", ""]
     lines += ["| block | family | guarantee | bound | largest measured |", "|---|---|---|---|---|"]
     for block in blocks[:_MOST]:
-        numbers = f"{_number(block['bound'])} | {_number(block['measured'])}"
+        numbers = f"{bound(block['bound'])} | {bound(block['measured'], below=True)}"
         lines.append(f"| {block['name']} | {block['family']} | {block['guarantee']} | {numbers} |")
     return [*lines, *([f"and {len(blocks) - _MOST} more."] if len(blocks) > _MOST else []), ""]
 

@@ -22,7 +22,7 @@ from ..numerics.logdet import LogDet
 from ..numerics.noise import Noise
 from ..numerics.series import PowerSeries
 
-__all__ = ["BijectionTransform", "LatentDistribution", "distribution_of", "latent_of", "transform_of"]
+__all__ = ["BijectionTransform", "FlowDistribution", "LatentDistribution", "distribution_of", "latent_of", "transform_of"]
 
 
 class BijectionTransform(TorchTransform):
@@ -34,7 +34,7 @@ class BijectionTransform(TorchTransform):
     ----------
     bound : the bijection with its weights constrained, and its context, if it has one, as rows (N, C).
     batch : shape of the context's batch, with N entries; () for none, or for one context for all.
-    event_dim : dimensions of one row of data: 1 for vectors, 3 for images.
+    shape : of one row of data, which is checked: (C, H, W) for images; None for vectors of any width.
     logdet : how log-determinants are found.
     solver : how inverses are.
     fresh : draw the estimator's noise from torch's generator, as for training; else it is fixed, and densities deterministic.
@@ -49,17 +49,17 @@ class BijectionTransform(TorchTransform):
         bound: Transform,
         batch: tuple[int, ...] = (),
         *,
-        event_dim: int = 1,
+        shape: tuple[int, ...] | None = None,
         logdet: LogDet | None = None,
         solver: Solver | None = None,
         fresh: bool = False,
         cache_size: int = 0,
     ) -> None:
         super().__init__(cache_size=cache_size)
-        self.bound, self.batch, self.fresh = bound, tuple(batch), fresh
+        self.bound, self.batch, self.shape, self.fresh = bound, tuple(batch), shape, fresh
         self.logdet: LogDet = logdet or PowerSeries(probes=4)
         self.solver: Solver = solver or Picard()
-        self.domain = self.codomain = constraints.independent(constraints.real, event_dim)
+        self.domain = self.codomain = constraints.independent(constraints.real, 1 if shape is None else len(shape))
 
     def __repr__(self) -> str:
         return f"BijectionTransform({type(self.bound).__name__}, batch={self.batch}, logdet={self.logdet}, solver={self.solver})"
@@ -68,8 +68,8 @@ class BijectionTransform(TorchTransform):
         """The same transform, with or without a cache."""
         if cache_size == self._cache_size:
             return self
-        given = {"logdet": self.logdet, "solver": self.solver, "fresh": self.fresh}
-        return BijectionTransform(self.bound, self.batch, event_dim=self.event_dim, cache_size=cache_size, **given)
+        given: dict[str, Any] = {"logdet": self.logdet, "solver": self.solver, "fresh": self.fresh}
+        return BijectionTransform(self.bound, self.batch, shape=self.shape, cache_size=cache_size, **given)
 
     def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """z (*batch, *event) of x and the log-determinant (*batch), of one pass."""
@@ -99,14 +99,25 @@ class BijectionTransform(TorchTransform):
     def _rows(self, x: Tensor) -> tuple[Tensor, Transform, tuple[int, ...]]:
         """x as rows (B, *event), the bijection with a context for each of them, and the shape that B stands for."""
         place = x.dim() - self.event_dim
-        if place < 0:
-            raise ValueError(f"this transform acts on the last {self.event_dim} dimensions, got shape {tuple(x.shape)}")
+        if place < 0 or self.shape not in (None, tuple(x.shape[place:])):
+            rows = "vectors" if self.shape is None else f"rows of shape {self.shape}"
+            raise ValueError(f"this transform acts on {rows}, in the last dimensions, got shape {tuple(x.shape)}")
         shape = torch.broadcast_shapes(x.shape[:place], self.batch)
         rows = x.expand(*shape, *x.shape[place:]).reshape(math.prod(shape), *x.shape[place:])
         if not self.batch or tuple(shape) == self.batch:
             return rows, self.bound, tuple(shape)
         numbers = torch.arange(math.prod(self.batch), device=x.device).reshape(self.batch).expand(shape)
         return rows, self.bound.select(numbers.reshape(-1)), tuple(shape)
+
+
+class FlowDistribution(TransformedDistribution):
+    """A flow as torch's ``TransformedDistribution``; ``log_prob`` takes one pass, where torch's own would take two."""
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log-density (*batch) in nats at ``value`` (*batch, *event)."""
+        (inverse,) = self.transforms
+        z, ladj = inverse.inv.call_and_ladj(value)  # type: ignore[union-attr]
+        return self.base_dist.log_prob(z) + ladj
 
 
 class LatentDistribution(Distribution):
@@ -158,12 +169,12 @@ def transform_of(
     bijection: Bijection,
     context: Tensor | None = None,
     *,
-    event_dim: int = 1,
+    shape: tuple[int, ...] | None = None,
     logdet: LogDet | None = None,
     solver: Solver | None = None,
     cache_size: int = 0,
 ) -> BijectionTransform:
-    """A bijection, data to latent, as torch's ``Transform`` at a context (*batch, C) or None.
+    """A bijection, data to latent, as torch's ``Transform`` at a context (*batch, C) or None; ``shape`` is that of a row.
 
     Its parameters are bound now: make it anew after each step of an optimiser.
     """
@@ -173,12 +184,12 @@ def transform_of(
         rows = context.reshape(-1, context.shape[-1]) if batch else context
     bound, fresh = bijection.bind(rows), bijection.training
     given: dict[str, Any] = {"logdet": logdet, "solver": solver, "fresh": fresh, "cache_size": cache_size}
-    return BijectionTransform(bound, batch, event_dim=event_dim, **given)
+    return BijectionTransform(bound, batch, shape=shape, **given)
 
 
 def distribution_of(
     flow: Flow, context: Tensor | None = None, *, logdet: LogDet | None = None, solver: Solver | None = None
-) -> TransformedDistribution:
+) -> FlowDistribution:
     """``flow`` at a context (*batch, C) or None as a ``TransformedDistribution`` of batch shape ``batch``.
 
     ``rsample`` is differentiable, and so is ``log_prob``, also of what was just drawn: nothing is remembered. Estimators and the
@@ -195,5 +206,6 @@ def distribution_of(
     base = latent_of(flow.base, context)
     embedded = flow.embed(context) if flow.embed is not None and context is not None else context
     logdet = logdet or (flow.train_logdet if flow.training else flow.eval_logdet)
-    transform = transform_of(flow.bijection, embedded, event_dim=len(flow.shape), logdet=logdet, solver=solver or flow.solver)
-    return TransformedDistribution(base.expand(torch.Size(transform.batch)), [transform.inv], validate_args=False)
+    given: dict[str, Any] = {"logdet": logdet, "solver": solver or flow.solver, "shape": flow.shape}
+    transform = transform_of(flow.bijection, embedded, **given)
+    return FlowDistribution(base.expand(torch.Size(transform.batch)), [transform.inv], validate_args=False)

@@ -39,11 +39,11 @@ class LazyBijection(zuko.lazy.LazyTransform):
 
     Parameters
     ----------
-    bijection : of rows with ``event_dim`` dimensions.
+    bijection : of rows of ``shape``.
     context : width of the context; with 0 a context is ignored, as zuko's unconditional transforms do, so that other
         transforms of the same flow can have one.
     embed : what the context goes through first; None for nothing.
-    event_dim : dimensions of one row.
+    shape : of one row, which is checked; None for vectors of any width.
     train_logdet, eval_logdet : estimators of the log-determinant by the module's mode; None for those of
         :class:`~iresnet.flow.Flow`.
     solver : of inverses; None for ``Picard()``.
@@ -55,13 +55,13 @@ class LazyBijection(zuko.lazy.LazyTransform):
         context: int = 0,
         *,
         embed: nn.Module | None = None,
-        event_dim: int = 1,
+        shape: tuple[int, ...] | None = None,
         train_logdet: LogDet | None = None,
         eval_logdet: LogDet | None = None,
         solver: Solver | None = None,
     ) -> None:
         super().__init__()
-        self.bijection, self.embed, self.context, self.event_dim = bijection, embed, context, event_dim
+        self.bijection, self.embed, self.context, self.shape = bijection, embed, context, shape
         self.train_logdet, self.eval_logdet, self.solver = train_logdet, eval_logdet, solver
 
     def forward(self, c: Tensor | None = None) -> BijectionTransform:
@@ -80,7 +80,7 @@ class LazyBijection(zuko.lazy.LazyTransform):
         if c is not None and self.embed is not None:
             c = self.embed(c)
         logdet = self.train_logdet if self.training else self.eval_logdet
-        return transform_of(self.bijection, c, event_dim=self.event_dim, logdet=logdet, solver=self.solver)
+        return transform_of(self.bijection, c, shape=self.shape, logdet=logdet, solver=self.solver)
 
     def extra_repr(self) -> str:
         return f"context={self.context}, train_logdet={self.train_logdet}, eval_logdet={self.eval_logdet}"
@@ -114,7 +114,7 @@ class LazyFlow(zuko.lazy.Flow):
             flow.bijection,
             flow.context,
             embed=flow.embed,
-            event_dim=len(flow.shape),
+            shape=flow.shape,
             train_logdet=flow.train_logdet,
             eval_logdet=flow.eval_logdet,
             solver=flow.solver,

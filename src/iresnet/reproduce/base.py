@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ import numpy as np
 from ..errors import UserError
 from ..files import read_json, write_atomic, write_json
 
-__all__ = ["Bar", "Cell", "Paper", "Picture", "Record", "Reproduction", "Table"]
+__all__ = ["I_RESNET", "RESIDUAL_FLOWS", "Bar", "Cell", "Paper", "Picture", "Record", "Reproduction", "Table"]
 
 Cell = dict[str, Any]
-Bar = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]  # a name and a total, to a function that counts
+# A name, a total and what is counted (steps, if nothing is said), to a function that counts.
+Bar = Callable[..., AbstractContextManager[Callable[[int], None]]]
 
 _FILE = "reproduction.json"
 
@@ -55,6 +57,11 @@ class Paper:
         return f"{self.title}, arXiv {self.arxiv}, {self.where}"
 
 
+# The two papers that this package is named after; what is left to say is where in them.
+I_RESNET = partial(Paper, "Invertible Residual Networks (Behrmann et al., 2019)", "1811.00995")
+RESIDUAL_FLOWS = partial(Paper, "Residual Flows for Invertible Generative Modeling (Chen et al., 2019)", "1906.02735")
+
+
 @dataclass
 class Record:
     """What was measured, cell by cell, in a file that is written after each: a run that is begun again goes on.
@@ -86,8 +93,11 @@ class Record:
         made = cls(path, name, setting, dict(arguments), {}, dict(about))
         if (path / _FILE).exists():
             known = cls.read(path)
-            if (known.name, known.setting, known.arguments) != (name, setting, made.arguments):
-                raise UserError(f"{path} holds {known.name} of other settings; choose another --out")
+            held, asked = ({"name": one.name, "setting": one.setting} | one.arguments for one in (known, made))
+            for key in held | asked:
+                if held.get(key) != asked.get(key):
+                    told = f"{key} was {held.get(key)} and is {asked.get(key)}"
+                    raise UserError(f"{path} holds {known.name} of other settings ({told}); choose another --out")
             made.cells = known.cells
             times = ("seconds", "processor_seconds")  # add up over interruptions
             made.about |= {name: known.about[name] for name in times if name in known.about}

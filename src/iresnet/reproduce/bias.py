@@ -18,7 +18,7 @@ from ..numerics.logdet import Exact, LogDet
 from ..numerics.noise import Noise
 from ..numerics.series import PowerSeries
 from ..report.format import plus_minus
-from .base import Bar, Cell, Paper, Picture, Record, Reproduction, Table
+from .base import I_RESNET, RESIDUAL_FLOWS, Bar, Cell, Picture, Record, Reproduction, Table
 from .telling import mean_and_spread
 
 __all__ = ["REPRODUCTION", "Bias"]
@@ -174,14 +174,10 @@ REPRODUCTION = Reproduction(
     "of terms at random and weight them so that the mean is exact. Here the same flow is trained either way, and its exact "
     "likelihood is computed all along.",
     [
-        Paper(
-            "Invertible Residual Networks (Behrmann et al., 2019)",
-            "1811.00995",
+        I_RESNET(
             "the section and the figure on the estimator's bias",
         ),
-        Paper(
-            "Residual Flows for Invertible Generative Modeling (Chen et al., 2019)",
-            "1906.02735",
+        RESIDUAL_FLOWS(
             "on bias in training",
         ),
     ],

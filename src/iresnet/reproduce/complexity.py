@@ -19,7 +19,7 @@ from ..data import toy
 from ..numerics.series import PowerSeries
 from ..report.format import number
 from ..tasks.rows import Rows
-from .base import Bar, Cell, Paper, Picture, Record, Reproduction, Table
+from .base import I_RESNET, Bar, Cell, Paper, Picture, Record, Reproduction, Table
 
 __all__ = ["REPRODUCTION", "Complexity"]
 
@@ -89,7 +89,7 @@ def measure(setting: Complexity, record: Record, bar: Bar) -> None:
     """Each kind in each number of dimensions, for every seed: one kind after the other in each, so that noise is shared."""
     if any(dimensions < 2 or dimensions % 2 for dimensions in setting.dimensions):
         raise ValueError("dimensions are even, since the data are pairs of moons")
-    with bar("flows", setting.seeds * len(setting.kinds) * len(setting.dimensions)) as advance:
+    with bar("timing", setting.seeds * len(setting.kinds) * len(setting.dimensions), "flows") as advance:
         for seed in range(setting.seeds):
             for dimensions in setting.dimensions:
                 for kind in setting.kinds:
@@ -168,9 +168,7 @@ REPRODUCTION = Reproduction(
     "samples by fixed-point iteration. Each is trained for the same time, since what a solver costs depends on what was "
     "learned, then timed.",
     [
-        Paper(
-            "Invertible Residual Networks (Behrmann et al., 2019)", "1811.00995", "its table comparing flows by their properties"
-        ),
+        I_RESNET("its table comparing flows by their properties"),
         Paper("FFJORD (Grathwohl et al., 2018)", "1810.01367", "on the cost of the trace"),
     ],
     {

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..contract.branches import DenseBranch, dense_branch
 from ..settings import Settings
-from .base import Bar, Cell, Paper, Picture, Record, Reproduction, Table
+from .base import I_RESNET, Bar, Cell, Picture, Record, Reproduction, Table
 from .telling import mean_and_spread
 
 __all__ = ["REPRODUCTION", "Figure1", "states"]
@@ -174,7 +174,7 @@ REPRODUCTION = Reproduction(
     "to a noisy x³ at half depth and to a noisy identity at full depth. Since y = x + g(x) is increasing where g contracts, "
     "and so is x + s g(x) for every s in [0, 1], paths drawn as straight lines from block to block cannot meet in an "
     "i-ResNet. In an ordinary one nothing keeps them apart.",
-    [Paper("Invertible Residual Networks (Behrmann et al., 2019)", "1811.00995", "Figure 1")],
+    [I_RESNET("Figure 1")],
     {"tiny": Figure1(), "paper": Figure1(blocks=100, hidden=(64, 64), steps=10_000, lr=2e-3)},
     measure,
     draw,

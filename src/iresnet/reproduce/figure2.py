@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..data import toy
-from .base import Bar, Cell, Paper, Picture, Record, Reproduction, Table
+from .base import I_RESNET, Bar, Cell, Picture, Record, Reproduction, Table
 from .compared import compared, slim
 from .telling import mean_and_spread
 
@@ -50,7 +50,7 @@ def _measure_one(name: str, setting: Figure2, folder: Path, record: Record, adva
 def measure(setting: Figure2, record: Record, bar: Bar) -> None:
     """Both flows on each set, all seeds."""
     for name in setting.sets:
-        with bar(name, len(_MODELS) * setting.seeds) as advance:
+        with bar(name, len(_MODELS) * setting.seeds, "systems") as advance:
             record.cell(f"set/{name}", partial(_measure_one, name, setting, record.path / "runs" / name, record, advance))
 
 
@@ -128,7 +128,7 @@ REPRODUCTION = Reproduction(
     "Couplings leave half of the columns as they are at each step, which shows in two dimensions; a residual block moves "
     "every column by all of them. The paper shows it in pictures. All sets here have a known density, so that both flows are "
     "also judged in nats above the truth (the Kullback-Leibler divergence from it, estimated on test points).",
-    [Paper("Invertible Residual Networks (Behrmann et al., 2019)", "1811.00995", "Figure 2 (a picture, without figures)")],
+    [I_RESNET("Figure 2 (a picture, without figures)")],
     {"tiny": Figure2(), "paper": Figure2(seconds=1800.0, rows=20_000, seeds=3)},
     measure,
     draw,

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..report.format import bound, plus_minus
 from ..runs import RunFolder, certify_run, draw, evaluate_run, reconstruct_run
-from .base import Bar, Cell, Paper, Picture, Record, Reproduction, Table
+from .base import I_RESNET, RESIDUAL_FLOWS, Bar, Cell, Picture, Record, Reproduction, Table
 from .telling import mean_and_spread
 from .trained import trained_run
 
@@ -110,10 +110,8 @@ REPRODUCTION = Reproduction(
     "An image flow is trained by maximum likelihood; samples are found from latents by certified fixed-point iteration, and "
     "shown beside test images and beside the training images nearest to them. Test images are encoded and found again.",
     [
-        Paper(
-            "Invertible Residual Networks (Behrmann et al., 2019)", "1811.00995", "the figures of samples and of reconstructions"
-        ),
-        Paper("Residual Flows for Invertible Generative Modeling (Chen et al., 2019)", "1906.02735", "the figure of samples"),
+        I_RESNET("the figures of samples and of reconstructions"),
+        RESIDUAL_FLOWS("the figure of samples"),
     ],
     {"tiny": Figure3(), "paper": Figure3(preset="paper", sets=(), steps=250_000, rows=10_000, back=1000, threads=None)},
     measure,

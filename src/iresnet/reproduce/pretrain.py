@@ -11,7 +11,7 @@ from typing import Any
 
 from ..report.format import number
 from ..runs import evaluate_run
-from .base import Bar, Cell, Paper, Picture, Record, Reproduction, Table
+from .base import I_RESNET, Bar, Cell, Picture, Record, Reproduction, Table
 from .telling import mean_and_spread
 from .trained import trained_run
 
@@ -136,9 +136,7 @@ REPRODUCTION = Reproduction(
     "One network does both, so that what was learned for classes can be where a density begins: `iresnet train DATA --init "
     "RUN` takes the weights between data and latents, and a new base. Does it help?",
     [
-        Paper(
-            "Invertible Residual Networks (Behrmann et al., 2019)",
-            "1811.00995",
+        I_RESNET(
             "which shows one architecture for both tasks, without this experiment",
         )
     ],

@@ -19,7 +19,7 @@ from ..models import dense_flow
 from ..numerics.fixed_point import Picard
 from ..numerics.logdet import Exact
 from ..report.format import bound
-from .base import Bar, Cell, Paper, Picture, Record, Reproduction, Table
+from .base import I_RESNET, Bar, Cell, Picture, Record, Reproduction, Table
 from .telling import mean_and_spread
 
 __all__ = ["REPRODUCTION", "Regularisation"]
@@ -193,9 +193,7 @@ REPRODUCTION = Reproduction(
     "above and measured from below all along. A density by the formula of change of variables is one only if the map is a "
     "bijection: its integral tells.",
     [
-        Paper(
-            "Invertible Residual Networks (Behrmann et al., 2019)",
-            "1811.00995",
+        I_RESNET(
             "on satisfying the Lipschitz constraint",
         )
     ],

@@ -91,9 +91,9 @@ def _bars(quiet: bool) -> Bar:
     """A bar for each part on a terminal; in a log a line when it is done."""
 
     @contextmanager
-    def bar(name: str, total: int) -> Iterator[Callable[[int], None]]:
+    def bar(name: str, total: int, unit: str = "steps") -> Iterator[Callable[[int], None]]:
         began = time.monotonic()
-        with counting(name, total, quiet) as advance:
+        with counting(name, total, quiet, unit=unit) as advance:
             yield advance
         if not quiet:
             print(f"{name}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)

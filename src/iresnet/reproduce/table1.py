@@ -18,7 +18,7 @@ from ..numerics.noise import Noise
 from ..runs import RunFolder, certify_run, evaluate_run
 from ..runs.building import flow_of
 from ..runs.folder import rows_of
-from .base import Bar, Cell, Paper, Picture, Record, Reproduction, Table
+from .base import I_RESNET, Bar, Cell, Picture, Record, Reproduction, Table
 from .trained import trained_run
 
 __all__ = ["CELLS", "REPRODUCTION", "Table1", "measured", "options_of", "summary"]
@@ -114,7 +114,7 @@ def _measure_one(cell: str, setting: Table1, seed: int, folder: Path, advance: A
 
 def measure(setting: Table1, record: Record, bar: Bar) -> None:
     """Each network, for every seed."""
-    with bar("networks", setting.seeds * len(setting.cells)) as advance:
+    with bar("classifying", setting.seeds * len(setting.cells), "networks") as advance:
         for cell in setting.cells:
             for seed in range(setting.seeds):
                 folder = record.path / "runs" / f"{cell}-{seed}"
@@ -211,7 +211,7 @@ REPRODUCTION = Reproduction(
     "Table 1: classification over the Lipschitz coefficient",
     "The same network is trained to classify without a constraint, held to several coefficients c, and as an ordinary ResNet. "
     "Then every test row is looked for again from its features, by fixed-point iteration.",
-    [Paper("Invertible Residual Networks (Behrmann et al., 2019)", "1811.00995", "Table 1", checked=False)],
+    [I_RESNET("Table 1", checked=False)],
     {
         "tiny": Table1(),
         "paper": Table1(

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from .base import Bar, Cell, Paper, Picture, Record, Reproduction, Table
+from .base import I_RESNET, RESIDUAL_FLOWS, Bar, Cell, Picture, Record, Reproduction, Table
 from .compared import compared, slim
 from .telling import mean_and_spread
 
@@ -53,7 +53,7 @@ def _measure_one(setting: Table2, folder: Path, advance: Any) -> Cell:
 
 def measure(setting: Table2, record: Record, bar: Bar) -> None:
     """All systems, all seeds."""
-    with bar("systems", len(setting.models) * setting.seeds) as advance:
+    with bar("comparing", len(setting.models) * setting.seeds, "systems") as advance:
         record.cell("systems", partial(_measure_one, setting, record.path / "runs", advance))
 
 
@@ -119,15 +119,11 @@ REPRODUCTION = Reproduction(
     "parameters, for equal processor time. Couplings and masked networks see an image as a vector of pixels, but for Glow and "
     "ours, which convolve.",
     [
-        Paper(
-            "Invertible Residual Networks (Behrmann et al., 2019)",
-            "1811.00995",
+        I_RESNET(
             "its table of bits/dim on MNIST and CIFAR-10",
             checked=False,
         ),
-        Paper(
-            "Residual Flows for Invertible Generative Modeling (Chen et al., 2019)",
-            "1906.02735",
+        RESIDUAL_FLOWS(
             "its table of bits/dim",
             checked=False,
         ),

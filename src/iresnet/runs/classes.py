@@ -75,10 +75,11 @@ def draw_classes(
     levels, shown = levels[:most], []
     if progress is not None:
         progress(0, each * len(levels))
+    sampler = Sampler(folder, context=[*context, f"{name}={levels[0]}"], **options)
     for place, level in enumerate(levels):
-        sampler = Sampler(folder, context=[*context, f"{name}={level}"], seed=seed + place, **options)
-        shown.append(sampler.draw(0, each, progress)[0])
-    return ByClass(torch.cat(shown), name, levels, folder.flow()[1])
+        one = sampler.about([*context, f"{name}={level}"], seed + place)
+        shown.append(one.draw(0, each, progress)[0])
+    return ByClass(torch.cat(shown), name, levels, sampler.schema)
 
 
 def sample_classes(folder: RunFolder, each: int, out: str | Path, **options: Any) -> dict[str, Any]:

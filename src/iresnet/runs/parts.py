@@ -110,17 +110,20 @@ class Parts:
     def fill(self, write: Callable[[Path, int, int], Any], here: Ranks, progress: Callable[..., None] | None = None) -> int:
         """Have ``write`` (path, first row, row after the last) write what is missing, shared among ranks.
 
-        ``progress(0, rows)`` tells how many this rank has before it. Returns how many parts were there already.
+        ``progress(0, rows)`` tells how many rows this rank has before it, ``progress(0, rows, note)`` also that some parts are
+        there. Returns how many were.
         """
         there = torch.tensor([here.first and self.path(part).exists() for part in range(len(self))], dtype=torch.int64)
         missing = [part for part, found in enumerate(here.add(there).tolist()) if not found]  # as the first rank saw it
         spans = [(part, part * self.size, min((part + 1) * self.size, self.rows)) for part in missing[here.rank :: here.count]]
+        there_already = len(self) - len(missing)
         if progress is not None:
-            progress(0, sum(stop - start for _, start, stop in spans))
+            note = [f"{there_already} of {len(self)} parts are in {self.folder} already"] if there_already else []
+            progress(0, sum(stop - start for _, start, stop in spans), *note)
         for part, start, stop in spans:
             write(self.path(part), start, stop)
         here.add(torch.zeros(1))  # all parts are there
-        return len(self) - len(missing)
+        return there_already
 
     def notes(self) -> list[Any]:
         """What was noted in each Parquet part, in order."""

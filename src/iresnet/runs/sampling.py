@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +48,8 @@ def sample_run(
     Parameters
     ----------
     options : of :class:`Sampler`.
-    progress : called as ``progress(rows)`` for rows that are done and once, first, as ``progress(0, total)``.
+    progress : called as ``progress(rows)`` for rows that are done and once, first, as ``progress(0, total)``; of a folder that
+        holds parts already as ``progress(0, total, note)``, which says so.
 
     Raises
     ------
@@ -157,21 +160,45 @@ class Sampler:
         except ValueError as error:
             raise UserError(str(error)) from error
         flow, self.schema = folder.flow()
-        self.flow = flow.to(where)
-        self.solver = parse_solver(solver) if solver else flow.solver
-        self.seed, self.continuous, self.temperature = seed, continuous, temperature
-        self.given, self.label = _class_given(folder, context)
-        self.network = folder.network()[0].to(where) if self.label is not None else None
         if not temperature > 0:
             raise UserError(f"--temperature {temperature:g} must be positive")
-        self.contexts = _contexts(folder, self.schema, self.given, seed)
+        self.folder, self.flow, self.where = folder, flow.to(where), where
+        self.solver = parse_solver(solver) if solver else flow.solver
+        self.seed, self.continuous, self.temperature = seed, continuous, temperature
         self.size = max(16, min(_CHUNK, _ENTRIES // math.prod(flow.shape)))
         self.weights = weights_of(folder)
+        self.network: Any = None
+        self.known: Tensor | None = None
+        self._ask(context)
+
+    def about(self, context: Sequence[str], seed: int) -> Sampler:
+        """The same of another context and with another seed, without loading anything again."""
+        other = copy(self)
+        other.seed = seed
+        other._ask(context)
+        return other
+
+    def _ask(self, context: Sequence[str]) -> None:
+        given, self.label = _class_given(self.folder, context)
+        if self.label is not None and self.network is None:
+            self.network = self.folder.network()[0].to(self.where)
+        self.given, self.fixed = given, _context_row(self.schema, given)
+        if self.schema.context and self.fixed is None and self.known is None:
+            self.known = self.folder.dataset().train.context
 
     def asked(self) -> dict[str, Any]:
         """All that the rows depend on."""
         given = {"context": self.given, "label": self.label, "seed": self.seed, "continuous": self.continuous}
+        known = None if self.fixed is not None else self.known  # what contexts are drawn from
+        given["contexts"] = None if known is None else hashlib.sha256(known.contiguous().numpy().data).hexdigest()[:16]
         return {"weights": self.weights, "temperature": self.temperature, "solver": repr(self.solver)} | given
+
+    def contexts(self, rows: Tensor) -> Tensor | None:
+        """The contexts (N, C) of rows by their numbers (N,), drawn from the training rows if none is given; None without any."""
+        if self.fixed is not None or self.known is None:
+            return None if self.fixed is None else self.fixed.expand(len(rows), -1)
+        uniform = Noise(self.seed, rows).at(1).uniforms(torch.zeros(len(rows), 1, dtype=torch.float64))[:, 0]
+        return self.known[(uniform * len(self.known)).long()]
 
     def draw(self, start: int, stop: int, progress: Progress | None = None) -> tuple[Tensor, Tensor | None]:
         """Rows ``start`` to ``stop`` - 1 (N, d) in the user's units, and their encoded contexts (N, C) or None."""
@@ -179,7 +206,7 @@ class Sampler:
         with torch.no_grad():
             for first in range(start, stop, self.size):
                 rows = torch.arange(first, min(first + self.size, stop))
-                part = None if self.contexts is None else self.contexts(rows)
+                part = self.contexts(rows)
                 if self.label is None:
                     bound = self.flow.bind(part)
                     latents = bound.latents(len(rows), Noise(self.seed, rows), self.temperature)
@@ -190,7 +217,7 @@ class Sampler:
                 contexts.append(part)
                 if progress is not None:
                     progress(len(rows))
-        return torch.cat(values), None if self.contexts is None else torch.cat(contexts)
+        return torch.cat(values), torch.cat(contexts) if self.schema.context else None
 
     def _of_class(self, context: Tensor | None, noise: Noise) -> Tensor:
         """Rows of one class of a hybrid model's joint density."""
@@ -213,31 +240,19 @@ def _class_given(folder: RunFolder, given: Sequence[str]) -> tuple[list[str], in
     return [text for text in given if text.partition("=")[0] != name], levels.index(asked[-1]) if asked else None
 
 
-def _contexts(
-    folder: RunFolder, schema: Schema | ImageSchema, given: Sequence[str], seed: int
-) -> Callable[[Tensor], Tensor] | None:
-    """The contexts (N, C) of rows by their numbers (N,), None for an unconditional model."""
-    if not schema.context:
-        if given:
-            raise UserError("this model is unconditional; leave --context out, or train with --label or --context COLUMN")
+def _context_row(schema: Schema | ImageSchema, given: Sequence[str]) -> Tensor | None:
+    """The context (C,) that is given for all rows, None if none is."""
+    if not given:
         return None
-    if given:
-        pairs = {}
-        for text in given:
-            key, equals, value = text.partition("=")
-            if not equals:
-                raise UserError(f"--context {text!r}: write column=value, such as --context {schema.context[0].name}=...")
-            pairs[key] = value
-        row = schema.context_row(pairs)
-        return lambda rows: row.expand(len(rows), -1)
-    train = folder.dataset().train.context
-    assert train is not None
-
-    def drawn(rows: Tensor) -> Tensor:
-        uniform = Noise(seed, rows).at(1).uniforms(torch.zeros(len(rows), 1, dtype=torch.float64))[:, 0]
-        return train[(uniform * len(train)).long()]
-
-    return drawn
+    if not schema.context:
+        raise UserError("this model is unconditional; leave --context out, or train with --label or --context COLUMN")
+    pairs = {}
+    for text in given:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise UserError(f"--context {text!r}: write column=value, such as --context {schema.context[0].name}=...")
+        pairs[key] = value
+    return schema.context_row(pairs)
 
 
 def _context_columns(schema: Schema | ImageSchema, contexts: Tensor | None) -> dict[str, np.ndarray]:

@@ -56,7 +56,8 @@ def score_run(
 
     Parameters
     ----------
-    progress : called as ``progress(rows)`` for rows that are done and once, first, as ``progress(0, total)``.
+    progress : called as ``progress(rows)`` for rows that are done and once, first, as ``progress(0, total)``; of a folder that
+        holds parts already as ``progress(0, total, note)``, which says so.
 
     Raises
     ------

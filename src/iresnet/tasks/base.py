@@ -6,6 +6,7 @@ and asks :meth:`Task.judge` what the sums say.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
@@ -23,7 +24,7 @@ class Judgement(NamedTuple):
     figures: dict[str, float]
 
 
-class Task(nn.Module):
+class Task(nn.Module, ABC):
     """What ``network`` is trained for. A module, so that data-parallel training sees all of the loss.
 
     The network is a :class:`~iresnet.flow.Flow` or a classifier: a module with an ``anchor``, a tensor of the dtype and on the
@@ -41,17 +42,17 @@ class Task(nn.Module):
         """The network's."""
         return self.network.anchor
 
+    @abstractmethod
     def forward(self, batch: Batch, noise: Noise) -> tuple[Tensor, Tensor]:
         """The sum over rows of the loss in nats, to be differentiated, and sums (k,) in float64 of what is ``told``.
 
         The two differ where the loss is a surrogate: what is told is what is meant.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def measure(self, rows: Rows, seed: int) -> Tensor:
         """Sums over held-out rows (k,) in float64, which add up over ranks to what :meth:`judge` reads."""
-        raise NotImplementedError
 
+    @abstractmethod
     def judge(self, sums: Tensor) -> Judgement:
         """What the sums of :meth:`measure` over all held-out rows say."""
-        raise NotImplementedError
