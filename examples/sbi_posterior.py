@@ -1,7 +1,7 @@
 """Posterior estimation with the package sbi, an invertible residual flow as its density estimator.
 
     pip install sbi
-    python examples/sbi_posterior.py [--simulations 2000] [--epochs 100] [--beside maf zuko_nsf]
+    python examples/sbi_posterior.py [--simulations 2000] [--epochs 100] [--seeds 0] [--beside maf zuko_nsf] [--record FILE]
 
 sbi's linear Gaussian simulator has a posterior in closed form, so the error can be measured and not only looked at: the table
 prints KL(true posterior || estimate) in nats, its mean over held-out observations, for this flow and for sbi's own estimators
@@ -15,7 +15,11 @@ from __future__ import annotations
 
 import argparse
 import math
+import platform
+import time
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,9 +27,11 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal
 
 import iresnet
+from iresnet.files import write_json
 from iresnet.interop.zuko import LazyFlow
 
 FEATURES, OBSERVATIONS, DRAWS = 3, 20, 1000
+OURS = "residual flow"
 
 
 def residual_estimator(theta: Tensor, x: Tensor, blocks: int = 4) -> Any:
@@ -88,17 +94,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--simulations", type=int, default=2000)
     parser.add_argument("--epochs", type=int, default=100, help="at most; sbi stops when its validation loss does")
     parser.add_argument("--beside", nargs="*", default=["maf"], help="density estimators of sbi's own: maf, nsf, zuko_nsf, ...")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of the simulations and of the training")
+    parser.add_argument("--record", type=Path, help="write the figures into this JSON file")
     given = parser.parse_args(arguments)
     print(f"KL(true posterior || estimate), nats, {OBSERVATIONS} observations, {given.simulations} simulations")
-    posterior = fit(residual_estimator, given.simulations, given.epochs)
-    for name in ("residual flow", *given.beside):
-        estimate = posterior if name == "residual flow" else fit(name, given.simulations, given.epochs)
-        value, error = divergence(estimate)
-        print(f"  {name:<14} {value:8.4f} +- {error:.4f}")
+    rows, shown = [], None
+    for seed in given.seeds:
+        for name in (OURS, *given.beside):
+            began = time.process_time()
+            estimate = fit(residual_estimator if name == OURS else name, given.simulations, given.epochs, seed)
+            seconds = time.process_time() - began
+            shown = estimate if shown is None else shown
+            value, error = divergence(estimate)
+            rows.append({"estimator": name, "seed": seed, "kl": value, "stderr": error, "processor_seconds": seconds})
+            print(f"  {name:<14} {value:8.4f} +- {error:.4f}" + (f"  seed {seed}" if len(given.seeds) > 1 else ""), flush=True)
+    if given.record:
+        setting = {"simulations": given.simulations, "epochs_at_most": given.epochs, "observations": OBSERVATIONS, "draws": DRAWS}
+        versions = {name: version(name) for name in ("sbi", "torch", "zuko")} | {"python": platform.python_version()}
+        told = " ".join(["python examples/sbi_posterior.py --seeds", *map(str, given.seeds), "--beside", *given.beside])
+        write_json(given.record, {"name": "sbi", "remake": told, "versions": versions} | setting | {"rows": rows})
     prior, simulate, truth = problem()
     torch.manual_seed(2)
     x = simulate(prior.sample((1,)))[0]
-    drawn = posterior.sample((DRAWS,), x=x, show_progress_bars=False)
+    assert shown is not None
+    drawn = shown.sample((DRAWS,), x=x, show_progress_bars=False)
     print(f"one observation: mean of {DRAWS} draws {_told(drawn.mean(0))}, true {_told(truth(x).mean)}")
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from iresnet.testing import jacobian, randomized
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = sorted((ROOT / "results" / "quality").glob("*.json"))
@@ -55,3 +59,34 @@ def test_rows_of_killed_processes_are_there_once_and_equal() -> None:
     assert compared["rows"] == compared["once"] == rows and compared["missing"] == 0 and compared["in_order"]
     assert compared["largest_difference"] == {"log_prob": 0.0, "stderr": 0.0}
     assert again["told"]["peak_memory_mib"] < steps["one process, one file"]["told"]["peak_memory_mib"] / 2
+
+
+def test_the_table_of_attention_is_what_its_file_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three seeds of each kind, parameters within 3 % of each other, the same time for all; and the page has the table."""
+    monkeypatch.syspath_prepend(ROOT / "experiments")
+    script = importlib.import_module("attention")
+    content = json.loads((ROOT / "results" / "attention.json").read_text(encoding="utf-8"))
+    page = (ROOT / "docs" / "points.md").read_text(encoding="utf-8")
+    assert script.table(content["rows"]) in page
+    kinds = {(row["kind"], row["whitened"]) for row in content["rows"]}
+    assert kinds == {(kind, False) for kind in script.KINDS} | {(kind, True) for kind in script.WHITENED}
+    for kind in kinds:
+        assert len({row["seed"] for row in content["rows"] if (row["kind"], row["whitened"]) == kind}) >= 3
+    sizes = [row["parameters"] for row in content["rows"]]
+    assert max(sizes) < 1.06 * min(sizes)
+    assert all(abs(row["seconds"] - content["budget_seconds"]) < 2 for row in content["rows"])
+
+
+def test_a_flow_of_tokens_is_a_flow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is compared is a bijection of 64 pixels with the log-determinant of its Jacobian, whichever its blocks."""
+    monkeypatch.syspath_prepend(ROOT / "experiments")
+    script = importlib.import_module("attention")
+    monkeypatch.setattr(script, "BLOCKS", 1)
+    for kind in script.KINDS:
+        flow = script.build(kind, 6, whiten=False).double().eval()
+        randomized(flow.bijection, 0.3)
+        x = torch.randn(3, 64).double()
+        z = flow.encode(x).detach()
+        assert float((flow.decode(z).detach() - x).abs().max()) < 1e-6
+        truth = torch.linalg.slogdet(jacobian(flow.bind().encode, x[:1])).logabsdet
+        torch.testing.assert_close(flow.log_prob(x[:1]) - flow.base.log_prob(z[:1]), truth)

@@ -251,3 +251,21 @@ def test_tables_made_in_any_mode_serve_in_every_other():
         torch.testing.assert_close(mapped(size), frozen(size), rtol=1e-13, atol=0)
         torch.testing.assert_close(by_transform(size), by_autograd(size), rtol=1e-12, atol=1e-15)
         torch.testing.assert_close(frozen(size)[0], naive_bound(kernel[0], size, 6), rtol=1e-11, atol=0)
+
+
+@pytest.mark.parametrize("first", ["traced", "real"])
+def test_a_tracer_gets_the_bound_and_leaves_nothing_behind(first: str) -> None:
+    """Exported, the bound is that of other kernels too, be its tables new or kept; no stand-in for a tensor is kept."""
+    size = {"traced": (5, 9), "real": (9, 5)}[first]  # of no other test: tables are kept for a resolution
+
+    class Bounded(torch.nn.Module):
+        def forward(self, kernel: torch.Tensor) -> torch.Tensor:
+            return conv_bound(kernel, size)
+
+    kernel, other = torch.randn(2, 3, 2, 3, 3).unbind()
+    wanted = conv_bound(other, size) if first == "real" else None
+    traced = torch.export.export(Bounded(), (kernel,)).module()
+    found = conv_bound(other, size)
+    assert type(found) is torch.Tensor and (wanted is None or torch.equal(found, wanted))
+    torch.testing.assert_close(traced(other), found)
+    assert float(found) >= (1 - 1e-5) * truth(other, size)

@@ -53,11 +53,23 @@ def _torch(traced: torch.export.ExportedProgram, metadata: dict[str, Any]) -> by
 
 
 def _onnx(traced: torch.export.ExportedProgram, program: Program, inputs: Sequence[Tensor], metadata: dict[str, Any]) -> bytes:
+    from onnxscript.optimizer import fold_constants, remove_unused_nodes
+
     names = list(program.inputs[: len(inputs)])
+    # The exporter's own optimiser tries every pattern at every node, for minutes where a series was written out; runtimes rewrite
+    # what they load anyway, and what it computes from constants is found in a moment.
     found = torch.onnx.export(
-        traced, dynamo=True, opset_version=_OPSET, input_names=names, output_names=list(program.outputs), verbose=False
+        traced,
+        dynamo=True,
+        opset_version=_OPSET,
+        input_names=names,
+        output_names=list(program.outputs),
+        verbose=False,
+        optimize=False,
     )
     assert found is not None
+    fold_constants(found.model)
+    remove_unused_nodes(found.model)
     found.model.producer_name, found.model.producer_version = KEY, metadata["version"]
     found.model.metadata_props[KEY] = json.dumps(metadata)
     return found.model_proto.SerializeToString()

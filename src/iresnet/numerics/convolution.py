@@ -180,15 +180,23 @@ class _Tables(NamedTuple):
     pairs: Tensor  # (lags, k l k l): which pairs of taps have the lag
 
 
-@lru_cache(maxsize=64)
 def _tables(size: tuple[int, int], taps: tuple[int, int], dtype: torch.dtype, device: torch.device) -> _Tables:
-    """Made once for a resolution, in float64, and kept where kernels are: a copy at each bound would wait for a GPU."""
+    """Kept where kernels are: a copy at each bound would wait for a GPU. A tracer's stand-ins for tensors live with its trace."""
+    make = _made if type(torch.empty(0)) is Tensor else _made.__wrapped__
+    return make(size, taps, dtype, device)
+
+
+@lru_cache(maxsize=64)
+def _made(size: tuple[int, int], taps: tuple[int, int], dtype: torch.dtype, device: torch.device) -> _Tables:
+    """Made in float64, of numbers that are all known beforehand."""
     # Not as inference tensors, which later gradients could not use.
     with torch.inference_mode(False), torch.no_grad():
         angles = _angles(size, taps)
         offsets = torch.cartesian_prod(*(torch.arange(tap) - tap // 2 for tap in taps)).reshape(-1, 2)
-        known, places = torch.unique((offsets[None, :] - offsets[:, None]).reshape(-1, 2), dim=0, return_inverse=True)
-        middle = len(known) // 2  # sorted, so that lag -d stands where d stands from the other end
+        known = torch.cartesian_prod(*(torch.arange(1 - tap, tap) for tap in taps)).reshape(-1, 2)
+        lag = (offsets[None, :] - offsets[:, None]).reshape(-1, 2)
+        places = (lag[:, 0] + taps[0] - 1) * (2 * taps[1] - 1) + lag[:, 1] + taps[1] - 1
+        middle = len(known) // 2  # in order, so that lag -d stands where d stands from the other end
         pairs = (places == torch.arange(middle, len(known))[:, None]).double()
         pairs[0] *= 0.5  # the taps of G at d and -d are transposes, so G = S + S^* with the lag 0 halved
         by_tap, by_lag = angles @ offsets.double().mT, angles.flatten(0, 1) @ known[middle:].double().mT
