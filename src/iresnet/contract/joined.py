@@ -156,29 +156,44 @@ class _LogDeterminants(torch.autograd.Function):
     def backward(ctx: Any, by_logdet: Tensor) -> tuple[Any, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         refuse_second_derivatives()
         left, right, *kept = ctx.saved_tensors
-        weights, known = (_compute_again if ctx.recompute else _recall)(kept, ctx.depth, ctx.kind)
-        if ctx.trace and known.half is None:
-            known = known._replace(half=trace_half(weights, known.slopes))
-        scale, *sides = (one.unflatten(-2, (len(ctx.lent), -1)) for one in (by_logdet[:, None], left, right))
-        by_weights, by_hidden = call(_logdet_gradients, Layers(weights, (), *ctx.kind), known, scale, *sides)
-        for index, lent in enumerate(ctx.lent):
-            lent[:] = [tuple(tuple(one[index] for one in units) for units in known[:2])]
-        found = [tensor.unbind(0) for tensor in (*by_weights, *by_hidden)]
-        return None, None, None, None, *(one for branch in zip(*found, strict=True) for one in branch)
+        count, found = len(ctx.lent), []
+        scale, left, right = (one.unflatten(-2, (count, -1)) for one in (by_logdet[:, None], left, right))
+        if ctx.recompute:  # branch by branch: what is computed again is less than what would be kept
+            size = 1 + 2 * ctx.depth
+            for index, lent in enumerate(ctx.lent):
+                weights, known = _compute_again(kept[index * size : (index + 1) * size], ctx.kind, ctx.trace)
+                part = slice(index, index + 1)
+                found += _gradients_of_each(weights, ctx.kind, known, scale[part], left[:, part], right[:, part], [lent])
+        else:
+            middle = 2 * ctx.depth - 1
+            known = _Known(tuple(kept[ctx.depth : middle]), tuple(kept[middle:-1]), kept[-1])
+            found = _gradients_of_each(tuple(kept[: ctx.depth]), ctx.kind, known, scale, left, right, ctx.lent)
+        return None, None, None, None, *(one for branch in found for one in branch)
 
 
-def _recall(kept: list[Any], depth: int, _: tuple[Activation, bool]) -> tuple[tuple[Tensor, ...], _Known]:
-    """Weights and what is known, of what was kept of them."""
-    middle = 2 * depth - 1
-    return tuple(kept[:depth]), _Known(tuple(kept[depth:middle]), tuple(kept[middle:-1]), kept[-1])
+def _compute_again(kept: list[Tensor], kind: tuple[Activation, bool], trace: bool) -> tuple[tuple[Tensor, ...], _Known]:
+    """Weights of one branch, and what is known of it, of its x, weights and offsets; all as of a group of one."""
+    x, tensors, depth = kept[0], kept[1:], len(kept) // 2
+    hidden = run_values(Layers(tuple(tensors[:depth]), tuple(tensors[depth:]), *kind), x)[:-1]
+    weights, hidden = tuple(weight[None] for weight in tensors[:depth]), tuple(values[None] for values in hidden)
+    slopes = tuple(kind[0].slope_of(values) for values in hidden)
+    return weights, _Known(hidden, slopes, trace_half(weights, slopes) if trace else None)
 
 
-def _compute_again(kept: list[Tensor], depth: int, kind: tuple[Activation, bool]) -> tuple[tuple[Tensor, ...], _Known]:
-    """The same, of each branch's x, weights and offsets."""
-    each = [kept[start : start + 1 + 2 * depth] for start in range(0, len(kept), 1 + 2 * depth)]
-    weights = _stack([own[1 : 1 + depth] for own in each])
-    hidden = _stack([run_values(Layers(tuple(own[1 : 1 + depth]), tuple(own[1 + depth :]), *kind), own[0])[:-1] for own in each])
-    return weights, _Known(hidden, tuple(kind[0].slope_of(values) for values in hidden), None)
+def _gradients_of_each(
+    weights: tuple[Tensor, ...],
+    kind: tuple[Activation, bool],
+    known: _Known,
+    scale: Tensor,
+    left: Tensor,
+    right: Tensor,
+    lent: list[Any],
+) -> list[tuple[Tensor, ...]]:
+    """For each branch its gradients by weights and hidden values; its hidden values and slopes are lent to its own node."""
+    by_weights, by_hidden = call(_logdet_gradients, Layers(weights, (), *kind), known, scale, left, right)
+    for index, one in enumerate(lent):
+        one[:] = [tuple(tuple(values[index] for values in units) for units in known[:2])]
+    return list(zip(*(tensor.unbind(0) for tensor in (*by_weights, *by_hidden)), strict=True))
 
 
 def _value_gradients(

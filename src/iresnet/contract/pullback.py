@@ -217,7 +217,7 @@ def surrogate_gradients(
     for weight, slope in zip(weights[:-1], slopes, strict=True):
         pushed.append(entering[-1] @ weight.mT)
         entering.append(pushed[-1] * slope)
-    by_weights, by_slopes = [_rows(left).mT @ _rows(entering[-1])], []
+    by_weights, by_slopes = [_rows(left).mT @ _rows(entering.pop())], []
     for index in range(len(slopes) - 1, -1, -1):
         left = left @ weights[index + 1]
         by_slope = pushed[index].mul_(left)
@@ -227,7 +227,7 @@ def surrogate_gradients(
         elif half is not None:
             by_slope += (slopes[0] * scale) @ _kernel(weights).mT
         by_slopes.insert(0, by_slope)
-        by_weights.insert(0, _rows(left).mT @ _rows(entering[index]))
+        by_weights.insert(0, _rows(left).mT @ _rows(entering.pop()))
     if half is not None:
         for mine, more in zip(by_weights, _trace_gradients(weights, slopes, scale), strict=True):
             mine += more
