@@ -128,9 +128,9 @@ def page() -> str:
             titles = {row["model"]: row["title"] for row in content["rows"]} | {"cnf": "FFJORD", "iresnet": "residual flows"}
             told = "; ".join(f"{titles[model]} {figure}" for model, figure in PUBLISHED.items())
             parts.append(
-                f"Published bits/dim of MNIST, of large models after days of training, each paper with its own: {told}. FFJORD is "
-                "not in the table, since its field would be solved dozens of times for each step, in hundreds of dimensions; nor are "
-                "the mixture, kernels and IAF, which are not made for images."
+                f"Published bits/dim of MNIST, of large models after days of training, each paper with its own: {told}. FFJORD "
+                "is not in the table, since its field would be solved dozens of times for each step, in hundreds of dimensions; "
+                "nor are the mixture, kernels and IAF, which are not made for images."
             )
         for picture in sorted(PICTURES.glob(f"{name}-*.png")):
             shown = picture.stem.removeprefix(f"{name}-")
