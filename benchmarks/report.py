@@ -31,8 +31,8 @@ theirs, ours, ...), and a ratio is the median over pairs measured one after the 
 # Why a benchmark misses a target; shown only while it does.
 WHY: dict[str, str] = {
     "train_step": "both sides multiply the same matrices (about 475 products a step), which the table of parts shows alone: "
-    "below that no implementation goes, and with the bounds and their gradient (7 ms, half of it products) it leaves no room for five "
-    "times. Beside them stand calls (a step of 8 rows in place of 512 takes 14 ms, bounds included), random signs (1 to 2 "
+    "below that no implementation goes, and with the bounds and their gradient (7 ms, half of it products) it leaves no room for "
+    "five times. Beside them stand calls (a step of 8 rows in place of 512 takes 14 ms, bounds included), random signs (1 to 2 "
     "ms), Adam (1 ms), and passes over 512 x 128 numbers, which take two to three times longer in a step than alone, since "
     "what a step keeps does not fit into a cache. A compiled kernel adds about 0.1 ms to each call and saves less than "
     "that: values of a block 0.26 ms compiled and 0.13 eager, a term of four blocks 0.38 and 0.29; C++ wrappers, frozen "
