@@ -1,4 +1,4 @@
-"""docs/reproductions.md from results/reproduce/*.json.
+"""docs/reproductions.md, and a page for each name in docs/reproductions/, from results/reproduce/*.json.
 
 iresnet reproduce NAME --out FOLDER                      measure
 python experiments/reproductions.py --record FOLDER ...  keep its record in results/, its pictures in docs/assets/reproduce/
@@ -22,7 +22,7 @@ from iresnet.reproduce.page import markdown
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS, PICTURES = ROOT / "results" / "reproduce", ROOT / "docs" / "assets" / "reproduce"
-PAGE = ROOT / "docs" / "reproductions.md"
+DOCS = ROOT / "docs"
 
 HEAD = """# Figures and tables of the papers, made again
 
@@ -36,8 +36,8 @@ A folder then holds `reproduction.html`, a page to open; `reproduction.json`, ev
 Ctrl-C loses only what was being measured: the same command goes on. `figure2`, `table2`, `complexity` and `vae` train other
 libraries' flows: `pip install 'iresnet[compare]'`.
 
-Below are the tiny settings as they were run, on one thread of a shared machine. They show whether a claim holds at a size that
-anyone can check in minutes, and not what the papers' sizes reach."""
+The pages below are of the tiny settings as they were run, on one thread of a shared machine. They show whether a claim holds at a
+size that anyone can check in minutes, and not what the papers' sizes reach."""
 
 
 def record(folder: Path) -> None:
@@ -51,15 +51,16 @@ def record(folder: Path) -> None:
             image.convert("RGB").quantize(128, dither=Image.Dither.NONE).save(PICTURES / picture["file"], optimize=True)
 
 
-def page() -> str:
-    """All reproductions that were recorded, in the order of the list."""
-    parts = [HEAD]
+def pages() -> dict[str, str]:
+    """The text of each page by its path in docs/: that of every recorded reproduction, in the order of the list, and the list."""
+    found, told = {}, []
     for name in NAMES:
         if (RESULTS / f"{name}.json").exists():
-            found = Record.read(RESULTS / f"{name}.json")
-            pictures = [Picture(**picture) for picture in found.about["pictures"]]
-            parts.append(markdown(find(name), found, pictures, "assets/reproduce/", 2).rstrip())
-    return "\n\n".join(parts) + "\n"
+            kept, made = Record.read(RESULTS / f"{name}.json"), find(name)
+            pictures = [Picture(**picture) for picture in kept.about["pictures"]]
+            found[f"reproductions/{name}.md"] = markdown(made, kept, pictures, "../assets/reproduce/")
+            told.append(f"- **[{made.title}](reproductions/{name}.md)**: {made.findings(kept)[0]}")
+    return {"reproductions.md": "\n\n".join([HEAD, "\n".join(told)]) + "\n"} | found
 
 
 def main() -> None:
@@ -71,10 +72,16 @@ def main() -> None:
     for folder in given.record:
         record(folder)
     if given.check:
-        fresh = PAGE.exists() and PAGE.read_text(encoding="utf-8") == page()
-        sys.exit(0 if fresh else "docs/reproductions.md is stale: run python experiments/reproductions.py --page")
+        stale = [name for name, text in pages().items() if not _is(DOCS / name, text)]
+        sys.exit(f"docs/{', docs/'.join(stale)}: run python experiments/reproductions.py --page" if stale else 0)
     if given.page:
-        PAGE.write_text(page(), encoding="utf-8")
+        for name, text in pages().items():
+            (DOCS / name).parent.mkdir(exist_ok=True)
+            (DOCS / name).write_text(text, encoding="utf-8")
+
+
+def _is(path: Path, text: str) -> bool:
+    return path.exists() and path.read_text(encoding="utf-8") == text
 
 
 if __name__ == "__main__":
