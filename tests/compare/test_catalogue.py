@@ -78,7 +78,7 @@ def test_names_that_are_not_there_are_refused() -> None:
         build("glow", Domain((1, 7, 7)), size=4)
 
 
-@pytest.mark.parametrize("name", ["realnvp", "glow", pytest.param("gaussian", marks=pytest.mark.slow), "iresnet"])
+@pytest.mark.parametrize("name", ["realnvp", "glow", pytest.param("gaussian", marks=pytest.mark.slow), "iresnet", "cnf"])
 def test_images_have_a_density_in_units_of_grey(name: str) -> None:
     """The logit and its Jacobian come with the density: uniform noise on levels costs every system about log 256 a pixel."""
     domain = Domain((1, 8, 8), rows=64)

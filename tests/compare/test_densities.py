@@ -9,7 +9,9 @@ import torch
 from shaken import DIRECT, FLOWS, rows, shaken
 from torch import Tensor
 
-from iresnet.compare import System, Unable
+from iresnet.compare import Domain, System, Unable, build
+from iresnet.compare.system import log_prob_by_jacobian
+from iresnet.numerics.noise import Noise
 
 CONTINUOUS = 2e-3  # what the continuous flow's solver leaves; all others are exact to rounding
 SLOW = {"residual": pytest.param("residual", marks=pytest.mark.slow)}  # its power iterations
@@ -89,6 +91,26 @@ def test_there_and_back(name: str) -> None:
     system, x = shaken(name, 3), rows(50, 3, 7)
     error = (system.decode(system.encode(x)) - x).norm(dim=1).max()
     assert float(error) < {"cnf": 1e-2, "residual": 1e-3}.get(name, 1e-6)
+
+
+def test_the_continuous_flow_estimates_its_trace_beyond_many_columns() -> None:
+    """One probe a row, unbiased; the same for the same rows, and others for other rows with the same numbers in them."""
+    system, x = build("cnf", Domain((140,)), size=6, seed=1).double(), rows(40, 140, 3)
+    system.initialize(x)
+    system.eval()
+    with torch.no_grad():
+        for parameter in system.parameters():
+            parameter += 0.12 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(2), dtype=parameter.dtype)
+    assert system.density_kind == "estimated, one probe"  # type: ignore[union-attr]
+    exact = log_prob_by_jacobian(system, x[:4])
+    some, places = x[:4].repeat(400, 1), torch.arange(1600)
+    found = system.score(some, Noise(5, places))
+    assert torch.equal(found, system.score(some, Noise(5, places)))
+    assert not torch.equal(found, system.score(some, Noise(5, 1600 + places)))
+    found = found.reshape(400, 4)
+    off = (found.mean(0) - exact).abs()
+    assert bool((off < 4 * found.std(0) / 20 + CONTINUOUS).all()), off
+    assert float(found.std(0).min()) > 0.01  # an estimate, not the exact trace
 
 
 @pytest.mark.parametrize("name", ["planar", "radial"])

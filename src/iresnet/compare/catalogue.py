@@ -33,7 +33,6 @@ class Entry:
 
 
 _ZUKO, _NORMFLOWS, _SKLEARN = "zuko_flows", "normflows_flows", "sklearn_models"
-_NO_FIELD = "its field would be solved dozens of times for each step, in hundreds of dimensions"
 _CATALOGUE = {
     "iresnet": Entry("i-ResNet (iresnet)", "iresnet", ("own", "iresnet"), most=512),
     "nice": Entry("NICE", "zuko", (_ZUKO, "nice")),
@@ -43,7 +42,7 @@ _CATALOGUE = {
     "maf": Entry("MAF", "zuko", (_ZUKO, "maf")),
     "iaf": Entry("IAF", "zuko", (_ZUKO, "iaf"), images=False, why_not="each density takes a pass for every pixel"),
     "nsf": Entry("NSF", "zuko", (_ZUKO, "nsf")),
-    "cnf": Entry("FFJORD", "zuko", (_ZUKO, "cnf"), images=False, why_not=_NO_FIELD),
+    "cnf": Entry("FFJORD", "zuko", (_ZUKO, "cnf")),
     "planar": Entry("planar", "normflows", (_NORMFLOWS, "planar"), grows="depth", most=128),
     "radial": Entry("radial", "normflows", (_NORMFLOWS, "radial"), grows="depth", most=128),
     "residual": Entry("Residual (normflows)", "normflows", (_NORMFLOWS, "residual"), lr=3e-3, most=512),

@@ -24,7 +24,7 @@ from zuko.transforms import AdditiveTransform, MonotonicAffineTransform
 from ..bijections import Bijection
 from ..numerics.noise import Noise
 from .domain import Domain
-from .system import System
+from .system import System, seeded
 
 __all__ = ["Continuous", "ZukoSystem", "cnf", "iaf", "made", "maf", "nice", "nsf", "realnvp"]
 
@@ -65,8 +65,11 @@ class Continuous(ZukoSystem):
 
     def density(self, z: Tensor, noise: Noise | None) -> Tensor:
         limit = _TRACE if self.training else _EVALUATED
-        self.flow.transform.exact = self.features <= limit
-        return self.flow().log_prob(z)
+        self.flow.transform.exact = exact = self.features <= limit
+        if exact or self.training or noise is None or noise.rows is None:
+            return self.flow().log_prob(z)
+        with seeded(noise.at(int(noise.rows[0])).seed):  # the library draws probes from torch's own generator: other rows, others
+            return self.flow().log_prob(z)
 
 
 def nice(domain: Domain, width: int) -> System:

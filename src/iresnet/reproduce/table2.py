@@ -30,7 +30,7 @@ class Table2:
     """Each of ``models`` trained for ``seconds`` of processor time, scored on ``rows`` test images."""
 
     data: str = "mnist"
-    models: tuple[str, ...] = ("iresnet", "nice", "realnvp", "glow", "made", "maf")
+    models: tuple[str, ...] = ("iresnet", "nice", "realnvp", "glow", "made", "maf", "cnf")
     seconds: float = 15.0
     parameters: int | None = None
     rows: int = 200
@@ -136,7 +136,7 @@ REPRODUCTION = Reproduction(
     [
         "The published figures are of large models after days of training, each paper with its own; here all have the same "
         "small budget.",
-        "The continuous flow is left out on images: its field would be solved dozens of times for each step.",
+        "FFJORD's network here is dense, where the paper's convolves; its field is solved dozens of times for each step.",
         "The published figures of MADE, MAF and NICE are those that the i-ResNet paper quotes.",
     ],
 )
