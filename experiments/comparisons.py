@@ -71,7 +71,7 @@ pictures; and in `systems/` log p of every test row, by which two systems can be
 | Glow | normflows | 16 steps of ActNorm, LU-parametrised linear map, affine coupling; images: 8 a scale | 0.01 |
 | MADE, MAF, IAF | zuko | one masked layer, five, and five the other way round | 0.01 |
 | NSF | zuko | 3 autoregressive layers of splines on [-5, 5] | 0.01 |
-| FFJORD | zuko | one field with 3 hidden layers, adaptive solver; trace exact up to 8 columns (when scored, 128), else of one probe | 0.01 |
+| FFJORD | zuko | a field with 3 hidden layers, adaptive solver; trace exact up to 8 columns (scored: 128), else a probe | 0.01 |
 | planar, radial | normflows | up to 128 maps, from data to latent, which start at the identity | 0.01 |
 | Residual | normflows | the library's example: 16 blocks, each layer 0.9 by power iteration | 0.003 |
 | Gaussian, mixture, kernels | scikit-learn | components or bandwidth chosen on the validation rows | - |
