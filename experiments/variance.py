@@ -1,6 +1,6 @@
 """Remake results/estimators/*.json: what an estimate of a log-determinant costs, and how far off it is.
 
-    python experiments/variance.py digits lipschitz dimensions ideas      (a quarter of an hour on one core)
+    python experiments/variance.py digits lipschitz dimensions ideas roulettes      (half an hour on one core)
     IRESNET_DATA=... python experiments/variance.py images                (MNIST; as long again)
     python experiments/variance.py --table digits                         the file as Markdown
 
@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from variance_ideas import ideas
+from variance_roulettes import roulettes
 
 import iresnet
 from iresnet.files import write_json
@@ -222,6 +223,7 @@ PARTS: dict[str, Callable[[], list[dict[str, Any]]]] = {
     "lipschitz": lipschitz,
     "dimensions": dimensions,
     "ideas": lambda: ideas(digits_flow, SEEDS),
+    "roulettes": lambda: roulettes(digits_flow, SEEDS),
 }
 
 
@@ -239,15 +241,16 @@ def table(name: str) -> str:
             lines += ["| what is done | nats |", "|---|---:|"]
             lines += [f"| {idea} | {cell([run['std'][idea] for run in runs])} |" for idea in runs[0]["std"]]
             continue
-        target = TARGETS[name]
+        target = TARGETS.get(name)
         columns = list(next(iter(runs[0]["estimators"].values())))
-        lines += [f"| estimator | {' | '.join(columns)} | products to {target:g} |", "|---|" + "---:|" * (len(columns) + 1)]
+        head = columns if target is None else [*columns, f"products to {target:g}"]
+        lines += [f"| estimator | {' | '.join(head)} |", "|---|" + "---:|" * len(head)]
         for estimator in runs[0]["estimators"]:
             numbers = [run["estimators"][estimator] for run in runs]
             cells = [cell([n[column] for n in numbers]) for column in columns]
-            # The error falls with the root of the probes; one use is the least there is.
-            needed = cell([n["products"] * max(1.0, (n["error"] / target) ** 2) for n in numbers])
-            lines.append(f"| `{estimator}` | {' | '.join(cells)} | {needed} |")
+            if target is not None:  # the error falls with the root of the probes; one use is the least there is
+                cells.append(cell([n["products"] * max(1.0, (n["error"] / target) ** 2) for n in numbers]))
+            lines.append(f"| `{estimator}` | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

@@ -22,6 +22,7 @@ ESTIMATORS = (
     PowerSeries(3, recompute=True),
     PowerSeries(3, probes=2, first_trace=False, product="jvp"),
 )
+ROULETTES = ({"roulette": "geometric", "tail": 0.5}, {"roulette": "adaptive"}, {"roulette": "adaptive", "tail": 0.7})
 
 
 class Alone:
@@ -63,9 +64,9 @@ def joins(monkeypatch):
     """How many blocks were joined in each call, which tells that a test has joined any."""
     seen = []
 
-    def counted(self, at, lipschitz, noises, _plain=PowerSeries.joint):
+    def counted(self, at, lipschitz, noises, luck, _plain=PowerSeries.joint):
         seen.append(len(noises))
-        return _plain(self, at, lipschitz, noises)
+        return _plain(self, at, lipschitz, noises, luck)
 
     monkeypatch.setattr(PowerSeries, "joint", counted)
     return seen
@@ -92,9 +93,37 @@ def test_blocks_wait_for_those_of_their_shape_and_for_as_many_as_there_is_room_f
     same(answers(made, PowerSeries(3), x), wanted)
     assert joins == [2, 1, 2, 1]
     joins.clear()
-    answers(made, PowerSeries(3), x[:0])
     monkeypatch.setattr(waiting, "_ENTRIES", 8 * len(x) - 1)
     same(answers(made, PowerSeries(3), x), wanted)
+    answers(made, PowerSeries(3), x[:0])
+    assert joins == []
+
+
+@pytest.mark.parametrize("roulette", ROULETTES, ids=str)
+def test_a_roulette_does_not_depend_on_the_batch_nor_on_who_waits_together(roulette, joins, monkeypatch):
+    """What lets training go on with another number of processes, each of which has fewer rows and so larger groups."""
+    made, x = chain(shapes=((8, 6),) * 4 + ((5,),), features=6, lipschitz=0.95), rows(12, 6)
+    estimator, seeds = PowerSeries(1, first_trace=False, **roulette), range(20)
+
+    def found(part, seed):
+        given = x[part].requires_grad_(True)
+        z, estimate = made.bind().forward_and_logdet(given, estimator, Noise(seed, torch.arange(12)[part] + 11))
+        gradients = torch.autograd.grad(estimate.value.sum() + z.square().sum(), [given, *made.parameters()])
+        return estimate.value.detach(), *gradients
+
+    whole = [found(slice(None), seed) for seed in seeds]
+    assert joins == [4, 1] * 20
+    assert len({round(float(values[0].sum()), 6) for values in whole}) > 10  # another draw for another seed
+    joins.clear()
+    monkeypatch.setattr(waiting, "_ENTRIES", 3 * 8 * 5)
+    for seed, (values, by_x, *by_parameters) in zip(seeds, whole, strict=True):
+        parts = [found(part, seed) for part in (slice(0, 5), slice(5, 11), slice(11, 12))]
+        same([torch.cat([part[index] for part in parts]) for index in (0, 1)], [values, by_x])
+        same([sum(part[index + 2] for part in parts) for index in range(len(by_parameters))], by_parameters)
+    assert joins == [3, 1, 1, 2, 2, 1, 4, 1] * 20
+    joins.clear()
+    monkeypatch.setattr(waiting, "_ENTRIES", 0)
+    same(found(slice(None), 7), whole[7])
     assert joins == []
 
 
@@ -127,7 +156,7 @@ def test_a_part_of_the_graph_has_its_own_gradient(joins):
     assert joins
 
 
-@pytest.mark.parametrize("roulette", ({"roulette": "geometric", "tail": 0.5}, {"roulette": "adaptive"}), ids=str)
+@pytest.mark.parametrize("roulette", ROULETTES, ids=str)
 def test_one_roulette_for_all_is_unbiased(roulette, joins):
     made, estimator = chain(shapes=((6, 6),) * 4, lipschitz=0.6), PowerSeries(1, **roulette)
     x = rows(1, 3).expand(64, 3).contiguous()

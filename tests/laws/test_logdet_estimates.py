@@ -108,10 +108,10 @@ def test_roulettes_are_unbiased(kind):
         check_roulette(roulette(kind, first_trace=first_trace, probes=2, product="jvp"), bound, rows(4, 3), batches=200)
 
 
-def test_geometric_roulette_with_a_tail_of_its_own():
+def test_roulettes_with_a_tail_of_their_own():
     bound = branch("gram", 3, (8, 6), 0.85, "tanh").bind()
-    for tail in (0.3, 0.9):
-        check_roulette(PowerSeries(1, roulette="geometric", tail=tail), bound, rows(4, 3))
+    for kind, tail in (("geometric", 0.3), ("geometric", 0.9), ("adaptive", 0.5), ("adaptive", 1.5)):
+        check_roulette(PowerSeries(1, roulette=kind, tail=tail), bound, rows(4, 3))
 
 
 @pytest.mark.parametrize("kind", ("truncated", "tolerance", *ROULETTES))
@@ -218,7 +218,8 @@ def test_no_rows_have_no_estimates():
 def test_a_rows_estimate_does_not_depend_on_its_batch():
     bound = branch("sandwich", 3, (8, 6), 0.9, "elu", 2).bind(rows(20, 2))
     x, numbers = rows(20, 3), torch.arange(100, 120)
-    for estimator in (PowerSeries(), PowerSeries(probes=4, first_trace=False), PowerSeries(7, 2), Exact()):
+    adaptive = PowerSeries(1, 2, roulette="adaptive", tail=0.9)
+    for estimator in (PowerSeries(), PowerSeries(probes=4, first_trace=False), PowerSeries(7, 2), adaptive, Exact()):
         whole = estimator(bound, x, Noise(3, numbers))[1]
         for row in (0, 7, 19):
             mask = torch.tensor([row])

@@ -55,11 +55,11 @@ class ChainTransform:
         return x
 
     def forward_and_logdet(self, x: Tensor, logdet: LogDet, noise: Noise) -> tuple[Tensor, Estimate]:
-        estimates, waiting = [], Waiting(logdet)
+        estimates, waiting = [], Waiting(logdet, noise.at(len(self.parts)))
         for index, part in enumerate(self.parts):
             place = noise.at(index)
-            if isinstance(part, ResidualTransform) and waiting.takes(part, x, place):
-                x = x + waiting.take(part, x, place)
+            if isinstance(part, ResidualTransform):
+                x = waiting.take(part, x, place)
             else:
                 x, estimate = part.forward_and_logdet(x, logdet, place)
                 estimates.append(estimate)

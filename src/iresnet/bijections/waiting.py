@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -18,29 +19,40 @@ _ENTRIES, _ENTRIES_ELSEWHERE = 2**18, 2**22
 
 
 class Waiting:
-    """The blocks that wait for the estimator ``logdet``, if it can take several at once."""
+    """Blocks of a chain whose log-determinants the estimator ``logdet`` finds, of several at once where it can.
 
-    def __init__(self, logdet: LogDet) -> None:
+    How many wait together depends on the machine and on the rows that a process has of a batch. No number does: a roulette that
+    may be played for several blocks draws once for all of a chain, from ``noise``.
+    """
+
+    def __init__(self, logdet: LogDet, noise: Noise) -> None:
         self._logdet: Any = logdet
+        self._luck = noise.uniform()
         self._opened: list[tuple[Any, float, Noise]] = []
         self._estimates: list[Estimate] = []
 
-    def takes(self, block: ResidualTransform, x: Tensor, noise: Noise) -> bool:
-        """Whether that block may wait, and is small enough for it to be worth while."""
-        joins = getattr(self._logdet, "joins", None)
-        return joins is not None and not block.bf16 and joins(block.bound, x, noise) and _room(block.bound, x) > 1
-
     def take(self, block: ResidualTransform, x: Tensor, noise: Noise) -> Tensor:
-        """g(x) of a block, which waits from now on."""
+        """What that block makes of x; its log-determinant may have to wait until :meth:`finish`."""
+        joins = getattr(self._logdet, "joins", None)
+        if joins is None or block.bf16 or not joins(block.bound, x, noise):
+            return self._alone(block, x, noise, self._logdet)
+        room = _room(block.bound, x)
+        if room < 2:  # large enough for a node of its own, which is a little faster
+            return self._alone(block, x, noise, partial(self._logdet, luck=self._luck))
         bound: Any = block.bound
         opened = bound.open(x)
-        if self._opened and (self._opened[0][0].kind != opened.kind or len(self._opened) >= _room(bound, x)):
+        if self._opened and (self._opened[0][0].kind != opened.kind or len(self._opened) >= room):
             self._settle()
         self._opened.append((opened, lipschitz_of(bound), noise))
-        return opened.value
+        return x + opened.value
+
+    def _alone(self, block: ResidualTransform, x: Tensor, noise: Noise, logdet: LogDet) -> Tensor:
+        value, estimate = block.forward_and_logdet(x, logdet, noise)
+        self._estimates.append(estimate)
+        return value
 
     def finish(self) -> list[Estimate]:
-        """The log-determinants of all that were taken, in sums."""
+        """The log-determinants of all blocks taken, some of them in sums."""
         if self._opened:
             self._settle()
         return self._estimates
@@ -48,7 +60,7 @@ class Waiting:
     def _settle(self) -> None:
         opened, constants, noises = zip(*self._opened, strict=True)
         self._opened = []
-        self._estimates.append(self._logdet.joint(opened[0].join(opened), max(constants), noises))
+        self._estimates.append(self._logdet.joint(opened[0].join(opened), max(constants), noises, self._luck))
 
 
 def _room(bound: Any, x: Tensor) -> int:

@@ -31,6 +31,7 @@ from .probes import DISTRIBUTIONS, draw_probes, inner, stderr_of_mean
 
 __all__ = ["PowerSeries"]
 
+_FACTOR = 3.0  # of the adaptive roulette: see docs/estimators.md for what other factors cost and gain
 _CHOICES = {
     "roulette": (None, "geometric", "poisson", "adaptive"),
     "distribution": DISTRIBUTIONS,
@@ -48,10 +49,11 @@ class PowerSeries:
     terms : terms always computed. None, without a roulette: for each row as many as ``tol`` asks for.
     probes : random vectors m; a standard error needs two.
     roulette : None truncates. Otherwise the series goes on at random, weighted so that the mean is exact: "geometric" (each
-        further term with probability ``tail``), "poisson" (a Poisson number of further terms), or "adaptive" (with a probability
-        proportional to what is left of the probe, which keeps the variance finite for every contractive branch). No standard
-        error is stated for a roulette.
-    tail : continuation probability (geometric; c^2 if None, which keeps the variance finite) or mean (poisson; 2 if None).
+        further term with probability ``tail``), "poisson" (a Poisson number of further terms), or "adaptive": a row goes on after
+        k terms with probability ``tail`` :math:`\|J^k v\| / \|v\|`, or surely where that is above one, which keeps the variance
+        finite for every contractive branch. No standard error is stated for a roulette.
+    tail : continuation probability (geometric; c^2 if None, which keeps the variance finite), mean (poisson; 2 if None) or the
+        factor just told (adaptive; 3 if None).
     tol : largest certified remainder of a row in nats, with ``terms=None``.
     distribution : of the probes, "rademacher" or "gaussian". Rademacher's has the smaller variance.
     first_trace : take tr J exactly where the branch offers it, which removes nearly all of the variance.
@@ -83,21 +85,28 @@ class PowerSeries:
                 raise ValueError(f"PowerSeries: {name} is one of {known}, got {getattr(self, name)!r}")
         if self.probes < 1 or (self.terms is not None and self.terms < 1):
             raise ValueError(f"PowerSeries needs terms >= 1 and probes >= 1, got {self.terms} and {self.probes}")
-        if self.tail is not None and not (self.tail > 0 and (self.roulette == "poisson" or self.tail < 1)):
-            raise ValueError(f"PowerSeries: tail is a probability in (0, 1), or a positive mean for poisson, got {self.tail}")
+        if self.tail is not None and not (self.tail > 0 and (self.roulette in ("poisson", "adaptive") or self.tail < 1)):
+            told = "a probability in (0, 1), for poisson a positive mean and for adaptive a positive factor"
+            raise ValueError(f"PowerSeries: tail is {told}, got {self.tail}")
         if not self.tol > 0:
             raise ValueError(f"PowerSeries needs tol > 0, got {self.tol}")
         if self.roulette == "poisson":
             text = "Poisson roulette is unbiased, but its variance is infinite for any branch with J^k != 0; prefer 'adaptive'"
             warnings.warn(text, UserWarning, stacklevel=3)
 
-    def __call__(self, function: Function, x: Tensor, noise: Noise | None = None) -> tuple[Tensor, Estimate]:
-        """g(x) and log det(I + dg/dx) for x (B, *); see :class:`~iresnet.numerics.logdet.LogDet`."""
+    def __call__(
+        self, function: Function, x: Tensor, noise: Noise | None = None, *, luck: float | None = None
+    ) -> tuple[Tensor, Estimate]:
+        """g(x) and log det(I + dg/dx) for x (B, *); see :class:`~iresnet.numerics.logdet.LogDet`.
+
+        ``luck``, uniform in (0, 1), is what a roulette draws; by default it is drawn from ``noise``.
+        """
         noise = noise or Noise()
+        luck = noise.at(self.probes).uniform() if luck is None else luck
         if self.gradient == "neumann" and attachable(function, x):
             with torch.no_grad():
                 at = linearize(function, x)
-            return self._attach(at, lipschitz_of(function), noise)
+            return self._attach(at, lipschitz_of(function), [noise], luck)
         at = linearize(function, x)
         known_trace = self.first_trace and at.trace is not None
         trace = at.trace() if known_trace and at.trace is not None else None
@@ -105,7 +114,7 @@ class PowerSeries:
         probes = draw_probes(self.distribution, self.probes, x, noise)
         differentiable = torch.is_grad_enabled() and at.value.requires_grad
         with torch.set_grad_enabled(differentiable and self.gradient == "series"):
-            totals, weights, bias = self._sum(product, probes, known_trace, lipschitz_of(function), noise.at(self.probes))
+            totals, weights, bias = self._sum(product, probes, known_trace, lipschitz_of(function), luck)
         value = totals.mean(0)
         if differentiable and self.gradient == "neumann":
             surrogate = inner(product(weights), probes).mean(0)
@@ -125,22 +134,23 @@ class PowerSeries:
             and attachable(function, x)
         )
 
-    def joint(self, at: Linearization, lipschitz: float, noises: Sequence[Noise]) -> Estimate:
+    def joint(self, at: Linearization, lipschitz: float, noises: Sequence[Noise], luck: float) -> Estimate:
         """The sum (B,) of G log-determinants, of functions that were joined in ``at`` (G B, d), with a noise for each.
 
-        The probes are those that the functions would have alone; a roulette is played once for all, by the first one's noise.
+        The probes are those that the functions would have alone. ``luck`` is what a roulette draws for all of them: if each had
+        one of its own, the luckiest would decide how long all take.
         """
-        found = self._attach(at, lipschitz, *noises)[1]
+        found = self._attach(at, lipschitz, noises, luck)[1]
         value, stderr, bias = (part.unflatten(0, (len(noises), -1)) for part in (found.value, found.stderr, found.bias))
         return Estimate(value.sum(0), torch.linalg.vector_norm(stderr, dim=0), bias.sum(0))
 
-    def _attach(self, at: Linearization, lipschitz: float, *noises: Noise) -> tuple[Tensor, Estimate]:
+    def _attach(self, at: Linearization, lipschitz: float, noises: Sequence[Noise], luck: float) -> tuple[Tensor, Estimate]:
         """Value and log-determinant of a function that makes its own graph."""
         with torch.no_grad():
             known_trace = self.first_trace and at.trace is not None
             product = at.vjp if self.product == "vjp" else at.jvp
             probes = draw_probes(self.distribution, self.probes, at.value, *noises)
-            totals, weights, bias = self._sum(product, probes, known_trace, lipschitz, noises[0].at(self.probes))
+            totals, weights, bias = self._sum(product, probes, known_trace, lipschitz, luck)
             value = totals.mean(0)
             if known_trace and at.trace is not None:
                 value = value + at.trace()
@@ -152,10 +162,10 @@ class PowerSeries:
         """The standard error (B,) of the mean over probes (m, B); not known of a roulette."""
         return stderr_of_mean(totals.detach() if self.roulette is None else totals.detach()[:1])
 
-    def _sum(self, product, probes: Tensor, known_trace: bool, lipschitz: float, noise: Noise) -> tuple[Tensor, Tensor, Tensor]:  # noqa: ANN001
+    def _sum(self, product, probes: Tensor, known_trace: bool, lipschitz: float, luck: float) -> tuple[Tensor, Tensor, Tensor]:  # noqa: ANN001
         """Per probe the series (m, B) and the Neumann weights (m, B, *); the bias (B,). An exact trace stands for k = 1 and 0."""
         if self.roulette is not None:
-            return self._play(product, probes, known_trace, lipschitz, noise)
+            return self._play(product, probes, known_trace, lipschitz, luck)
         size = math.prod(probes.shape[2:])
         length = probes.flatten(2).norm(dim=-1)
         totals = torch.zeros_like(length)
@@ -179,50 +189,64 @@ class PowerSeries:
                 return totals, weights, bias.clamp(max=truncation_bias(lipschitz, step, size)) if self.terms else bias
         raise AssertionError("unreachable")
 
-    def _play(  # of the adaptive roulette's largest share the host hears at each term, for which it has to wait for a GPU
-        self, product: Callable[[Tensor], Tensor], probes: Tensor, known_trace: bool, lipschitz: float, noise: Noise
+    def _play(
+        self, product: Callable[[Tensor], Tensor], probes: Tensor, known_trace: bool, lipschitz: float, luck: float
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """What :meth:`_sum` returns, of a roulette."""
-        always, reached, left, vector = self.terms or 1, 1.0, 1.0, probes
+        """What :meth:`_sum` returns, of a roulette: a term is taken if ``luck`` is below the probability of coming so far.
+
+        That of the adaptive roulette is a row's own, so that a row's number does not depend on its batch; whether any row goes on
+        the host hears at each term, for which it has to wait for a GPU.
+        """
+        always, vector, common = self.terms or 1, probes, 1.0
         weights = torch.zeros_like(probes) if known_trace else probes.clone()
         summed = torch.zeros_like(probes)  # the series before its inner product with the probes
+        reached = probes.new_ones(probes.shape[:2])
         for step in count(1):
             vector = product(vector)
             if step > 1 or not known_trace:
-                summed = _plus(summed, vector, (-1) ** (step + 1) / (step * reached))
+                summed = _plus(summed, vector, (-1) ** (step + 1) / (step * common))
             if self.gradient == "neumann":
-                weights = _plus(weights, vector, (-1) ** step / reached)
+                weights = _plus(weights, vector, (-1) ** step / common)
             if step < always:
                 continue
-            before = left
-            if self.roulette == "adaptive":
-                norm, length = (torch.linalg.vector_norm(one.flatten(2), dim=-1) for one in (vector.detach(), probes))
-                shares = norm / length.clamp(min=torch.finfo(norm.dtype).tiny)
-                largest = float(shares.max()) if shares.numel() else 0.0  # no rows leave nothing
-                if not math.isfinite(largest):  # a row without numbers would play for ever
+            if self.roulette != "adaptive":
+                common *= self._survival(step - always, lipschitz)
+                if luck >= common:
                     break
-                left = min(left, largest)
-            shrunk = left / before if before > 0 else 0.0  # a branch that is still zero has nothing left
-            keep = self._survival(step - always, lipschitz, shrunk)
-            if noise.at(step).uniform() >= keep:
+                continue
+            before, reached = reached, self._chance(vector.detach(), probes, reached, lipschitz)
+            active = luck < reached
+            if not bool(active.any()):
                 break
-            reached *= keep
+            # Weighted here, once and for all later terms. A row that has stopped is zero and no longer shrinks towards numbers so
+            # small that a CPU takes many times as long for each.
+            scale = torch.where(active, before / reached, 0.0)
+            vector = vector * scale.reshape(*scale.shape, *[1] * (probes.dim() - 2))
         totals = inner(summed, probes)
         return totals, weights, torch.zeros_like(totals[0])
 
-    def _survival(self, index: int, lipschitz: float, shrunk: float) -> float:
-        """Probability of a further term, ``index`` beyond those always computed. It may depend on all seen so far: the weights
-        undo it."""
+    def _survival(self, index: int, lipschitz: float) -> float:
+        """Probability of a further term, ``index`` beyond those always computed, that is the same for all rows."""
         if self.roulette == "geometric":
             return self.tail if self.tail is not None else max(lipschitz**2, 0.25) if lipschitz < 1 else 0.98
-        if self.roulette == "poisson":
-            mean = self.tail or 2.0
-            # P(N > index) / P(N >= index), by the regularised incomplete gamma function.
-            order = torch.tensor([float(index + 1), float(max(index, 1))], dtype=torch.float64)
-            above = torch.special.gammainc(order, torch.tensor(mean, dtype=torch.float64)).tolist()
-            return above[0] / (above[1] if index > 0 else 1.0)
-        # A certified branch shrinks the probe at each term, so this ends; one without a certificate may not.
-        return max(shrunk, 0.05) if lipschitz < 1 else min(max(shrunk, 0.05), 0.98)
+        mean = self.tail or 2.0
+        # P(N > index) / P(N >= index), by the regularised incomplete gamma function.
+        order = torch.tensor([float(index + 1), float(max(index, 1))], dtype=torch.float64)
+        above = torch.special.gammainc(order, torch.tensor(mean, dtype=torch.float64)).tolist()
+        return above[0] / (above[1] if index > 0 else 1.0)
+
+    def _chance(self, vector: Tensor, probes: Tensor, before: Tensor, lipschitz: float) -> Tensor:
+        """Probabilities (m, B) of going on from ``probes`` that are ``vector`` now, divided by ``before``, that of coming here.
+
+        They may depend on all that was seen so far, since the weights undo it. A row without numbers, or with nothing left, ends.
+        """
+        norm, length = (torch.linalg.vector_norm(one.flatten(2), dim=-1) for one in (vector, probes))
+        share = norm * before / length
+        wanted = (share * (self.tail or _FACTOR)).nan_to_num(nan=0.0, posinf=0.0)
+        if lipschitz < 1:
+            return torch.minimum(wanted, before)
+        # Without a certificate what is left may grow again, and for ever.
+        return torch.clamp(wanted, 0.05 * before, 0.98 * before)
 
 
 def _plus(total: Tensor, vector: Tensor, share: float) -> Tensor:
