@@ -111,7 +111,8 @@ def needed(kind: str) -> None:
             import onnxruntime  # noqa: F401
             import onnxscript  # noqa: F401
         except ImportError as error:
-            raise UserError(f"exporting to ONNX needs {error.name}: pip install 'iresnet[onnx]'") from error
+            told = f"exporting to ONNX needs {error.name}: pip install 'iresnet[onnx]', or use the format torch"
+            raise UserError(told) from error
 
 
 @contextmanager
