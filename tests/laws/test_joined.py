@@ -156,6 +156,15 @@ def test_a_part_of_the_graph_has_its_own_gradient(joins):
     assert joins
 
 
+def test_blocks_wait_only_for_those_of_their_constant(joins):
+    """By which a geometric roulette goes on, and a remainder is bounded."""
+    constants = (0.9, 0.9, 0.5, 0.5, 0.9)
+    made = Chain(Residual(branch("gram", 3, (8, 6), constant, "tanh", seed=k)) for k, constant in enumerate(constants)).double()
+    x = rows(7, 3)
+    same(answers(made, PowerSeries(3), x), answers(made, Alone(PowerSeries(3)), x))
+    assert joins == [2, 2, 1]
+
+
 @pytest.mark.parametrize("roulette", ROULETTES, ids=str)
 def test_one_roulette_for_all_is_unbiased(roulette, joins):
     made, estimator = chain(shapes=((6, 6),) * 4, lipschitz=0.6), PowerSeries(1, **roulette)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -228,6 +229,36 @@ def test_a_rows_estimate_does_not_depend_on_its_batch():
             torch.testing.assert_close(alone.bias, whole.bias[mask], rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("estimator", (PowerSeries(200), PowerSeries(100, roulette="geometric", tail=0.9)), ids=repr)
+def test_what_is_left_of_a_probe_ends_as_zero(estimator):
+    """Not as subnormal numbers, which a processor takes many times as long for."""
+    bound, seen = branch("gram", 3, (8, 6), 0.5, "tanh").bind(), []
+
+    def watched(product):
+        def multiply(vector):
+            seen.append(vector.abs())
+            return product(vector)
+
+        return multiply
+
+    class Watched:
+        lipschitz = bound.lipschitz
+
+        def __call__(self, x):
+            return bound(x)
+
+        def linearize(self, x):
+            at = bound.linearize(x)
+            return replace(at, vjp=watched(at.vjp), attach=None)
+
+    with torch.no_grad():
+        found = estimator(Watched(), rows(6, 3), Noise(0, torch.arange(6)))[1]
+        plain = PowerSeries(60)(bound, rows(6, 3), Noise(0, torch.arange(6)))[1]
+    torch.testing.assert_close(found.value, plain.value, rtol=1e-12, atol=1e-14)
+    assert len(seen) >= 100 and not seen[-1].any()
+    assert min(float(vector[vector > 0].min()) for vector in seen if vector.any()) > 1e-100
+
+
 def test_messages():
     for arguments, match in (
         ({"roulette": "russian"}, "roulette is one of"),
@@ -239,6 +270,8 @@ def test_messages():
         ({"tol": 0.0}, "needs tol > 0, got 0.0"),
         ({"roulette": "geometric", "tail": 1.0}, "tail is a probability"),
         ({"roulette": "geometric", "tail": 0.0}, "tail is a probability"),
+        ({"roulette": "adaptive", "tail": math.inf}, "both finite"),
+        ({"roulette": "adaptive", "tail": math.nan}, "both finite"),
     ):
         with pytest.raises(ValueError, match=match):
             PowerSeries(**arguments)

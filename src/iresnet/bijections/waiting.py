@@ -40,10 +40,12 @@ class Waiting:
         if room < 2:  # large enough for a node of its own, which is a little faster
             return self._alone(block, x, noise, partial(self._logdet, luck=self._luck))
         bound: Any = block.bound
-        opened = bound.open(x)
-        if self._opened and (self._opened[0][0].kind != opened.kind or len(self._opened) >= room):
-            self._settle()
-        self._opened.append((opened, lipschitz_of(bound), noise))
+        opened, constant = bound.open(x), lipschitz_of(bound)
+        if self._opened:
+            first, its_constant, _ = self._opened[0]
+            if len(self._opened) >= room or (first.kind, its_constant) != (opened.kind, constant):
+                self._settle()
+        self._opened.append((opened, constant, noise))
         return x + opened.value
 
     def _alone(self, block: ResidualTransform, x: Tensor, noise: Noise, logdet: LogDet) -> Tensor:
@@ -60,7 +62,7 @@ class Waiting:
     def _settle(self) -> None:
         opened, constants, noises = zip(*self._opened, strict=True)
         self._opened = []
-        self._estimates.append(self._logdet.joint(opened[0].join(opened), max(constants), noises, self._luck))
+        self._estimates.append(self._logdet.joint(opened[0].join(opened), constants[0], noises, self._luck))
 
 
 def _room(bound: Any, x: Tensor) -> int:

@@ -66,9 +66,10 @@ class Continuous(ZukoSystem):
     def density(self, z: Tensor, noise: Noise | None) -> Tensor:
         limit = _TRACE if self.training else _EVALUATED
         self.flow.transform.exact = exact = self.features <= limit
-        if exact or self.training or noise is None or noise.rows is None:
+        if exact or self.training or noise is None or noise.rows is None or len(z) == 0:
             return self.flow().log_prob(z)
-        with seeded(noise.at(int(noise.rows[0])).seed):  # the library draws probes from torch's own generator: other rows, others
+        # The library draws the probes of a batch from torch's own generator: a function of the batch, not of each row.
+        with seeded(noise.at(int(noise.rows[0])).seed):
             return self.flow().log_prob(z)
 
 

@@ -32,6 +32,8 @@ from .probes import DISTRIBUTIONS, draw_probes, inner, stderr_of_mean
 __all__ = ["PowerSeries"]
 
 _FACTOR = 3.0  # of the adaptive roulette: see docs/estimators.md for what other factors cost and gain
+_NOTHING = 1e-20  # share of a probe below which nothing is left of it
+_SELDOM = 8  # terms after which roulettes, most of which need no norms, look for such rows
 _CHOICES = {
     "roulette": (None, "geometric", "poisson", "adaptive"),
     "distribution": DISTRIBUTIONS,
@@ -85,8 +87,9 @@ class PowerSeries:
                 raise ValueError(f"PowerSeries: {name} is one of {known}, got {getattr(self, name)!r}")
         if self.probes < 1 or (self.terms is not None and self.terms < 1):
             raise ValueError(f"PowerSeries needs terms >= 1 and probes >= 1, got {self.terms} and {self.probes}")
-        if self.tail is not None and not (self.tail > 0 and (self.roulette in ("poisson", "adaptive") or self.tail < 1)):
-            told = "a probability in (0, 1), for poisson a positive mean and for adaptive a positive factor"
+        most = math.inf if self.roulette in ("poisson", "adaptive") else 1.0
+        if self.tail is not None and not 0 < self.tail < most:
+            told = "a probability in (0, 1), for poisson a positive mean and for adaptive a positive factor, both finite"
             raise ValueError(f"PowerSeries: tail is {told}, got {self.tail}")
         if not self.tol > 0:
             raise ValueError(f"PowerSeries needs tol > 0, got {self.tol}")
@@ -167,22 +170,23 @@ class PowerSeries:
         if self.roulette is not None:
             return self._play(product, probes, known_trace, lipschitz, luck)
         size = math.prod(probes.shape[2:])
-        length = probes.flatten(2).norm(dim=-1)
+        length = _length(probes)
         totals = torch.zeros_like(length)
-        weights = torch.zeros_like(probes) if known_trace else probes
+        weights = torch.zeros_like(probes) if known_trace else probes.clone()
         active = torch.ones_like(length, dtype=torch.bool)  # rows stop alone: a row's number must not depend on its batch
         remainder, vector = torch.full_like(length, math.inf), probes
         for step in count(1):
             vector = product(vector)
             if step > 1 or not known_trace:
-                totals = totals + torch.where(active, inner(vector, probes) * ((-1) ** (step + 1) / step), 0.0)
+                totals = totals + inner(vector, probes) * ((-1) ** (step + 1) / step)
             if self.gradient == "neumann":
-                mask = active.reshape(*active.shape, *[1] * (probes.dim() - 2))
-                weights = weights + torch.where(mask, vector * (-1) ** step, 0.0)
-            norm = vector.detach().flatten(2).norm(dim=-1)
+                weights = _plus(weights, vector, (-1) ** step)
+            norm = _length(vector.detach())
             remainder = torch.where(active, norm * length * _reach(lipschitz, step), remainder)
+            active = active & (norm > _NOTHING * length)
             if self.terms is None:
                 active = active & (remainder > self.tol)
+            vector = _times(vector, active)
             if step == (self.terms or _limit(lipschitz)) or (self.terms is None and not bool(active.any())):
                 bias = remainder.mean(0)
                 # A row that stopped early has its own, smaller number of terms, for which the a priori bound is larger.
@@ -207,6 +211,8 @@ class PowerSeries:
                 summed = _plus(summed, vector, (-1) ** (step + 1) / (step * common))
             if self.gradient == "neumann":
                 weights = _plus(weights, vector, (-1) ** step / common)
+            if step % _SELDOM == 0:
+                vector = _times(vector, _length(vector.detach()) > _NOTHING * _length(probes))
             if step < always:
                 continue
             if self.roulette != "adaptive":
@@ -218,10 +224,7 @@ class PowerSeries:
             active = luck < reached
             if not bool(active.any()):
                 break
-            # Weighted here, once and for all later terms. A row that has stopped is zero and no longer shrinks towards numbers so
-            # small that a CPU takes many times as long for each.
-            scale = torch.where(active, before / reached, 0.0)
-            vector = vector * scale.reshape(*scale.shape, *[1] * (probes.dim() - 2))
+            vector = _times(vector, torch.where(active, before / reached, 0.0))  # weighted once for all later terms
         totals = inner(summed, probes)
         return totals, weights, torch.zeros_like(totals[0])
 
@@ -240,13 +243,26 @@ class PowerSeries:
 
         They may depend on all that was seen so far, since the weights undo it. A row without numbers, or with nothing left, ends.
         """
-        norm, length = (torch.linalg.vector_norm(one.flatten(2), dim=-1) for one in (vector, probes))
-        share = norm * before / length
-        wanted = (share * (self.tail or _FACTOR)).nan_to_num(nan=0.0, posinf=0.0)
+        share = (_length(vector) * before / _length(probes)).nan_to_num(nan=0.0, posinf=0.0)
+        wanted = share * (self.tail or _FACTOR)
         if lipschitz < 1:
             return torch.minimum(wanted, before)
         # Without a certificate what is left may grow again, and for ever.
         return torch.clamp(wanted, 0.05 * before, 0.98 * before)
+
+
+def _length(vectors: Tensor) -> Tensor:
+    """Euclidean norms (m, B) of (m, B, *)."""
+    return torch.linalg.vector_norm(vectors.flatten(2), dim=-1)
+
+
+def _times(vectors: Tensor, factors: Tensor) -> Tensor:
+    """Vectors (m, B, *) times factors (m, B), of which some are zero.
+
+    Rows that have stopped are set to zero so that they no longer shrink: of numbers near the smallest there are, a CPU takes ten
+    times as long for each.
+    """
+    return vectors * factors.reshape(*factors.shape, *[1] * (vectors.dim() - 2))
 
 
 def _plus(total: Tensor, vector: Tensor, share: float) -> Tensor:

@@ -1,7 +1,7 @@
 """Laws of log-determinant estimators: unbiased up to the bias they state, spread as they state, and so for their gradients.
 
-A stochastic estimate is repeated: every row of x stands many times in one batch, with noise of its own (``Noise(seed, rows)``). A
-roulette stops once for a whole batch, so there batches are repeated. "Within" means five standard errors.
+A stochastic estimate is repeated: every row of x stands many times in one batch, with noise of its own (``Noise(seed, rows)``).
+Of a roulette one draw decides for a whole batch, so there batches are repeated. "Within" means five standard errors.
 """
 
 from __future__ import annotations
