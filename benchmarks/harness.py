@@ -13,6 +13,7 @@ import math
 import os
 import platform
 import statistics
+import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -174,10 +175,17 @@ def versions() -> dict[str, str | None]:
         except metadata.PackageNotFoundError:
             found[package] = None
     if found["iresnet"] is None:  # run from a source tree that is not installed
-        from iresnet import __version__
-
-        found["iresnet"] = __version__
+        found["iresnet"] = _commit()
     return found
+
+
+def _commit() -> str | None:
+    """Which state of the source this is, if git knows."""
+    asked = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    try:
+        return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip() or None
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 def write(name: str, rows: list[Row], options: Options, began: dict[str, Any], folder: Path = RESULTS) -> Path:

@@ -26,18 +26,22 @@ HEAD = """# Benchmarks
 Other libraries' residual flows beside this one: the same machine, threads, architecture, batch and precision, installed from the
 package index in their released versions. `make bench` measures everything here again in some minutes, but for the time to quality
 (`make bench-all`), and rewrites this page. Figures are medians with their quartiles; what is compared is measured in turn (ours,
-theirs, ours, ...), and a ratio is the median over pairs measured one after the other.
+theirs, ours, ...), and a ratio is the median over pairs measured one after the other. The list at the end says how many threads
+each had, and how busy the machine was. All of it is of a CPU: nothing here was measured on a GPU.
 """
 # Why a benchmark misses a target; shown only while it does.
 WHY: dict[str, str] = {
     "train_step": "both sides multiply the same matrices (about 475 products a step), which the table of parts shows alone: "
     "below that no implementation goes, and with the bounds and their gradient (7 ms, half of it products) it leaves no room for "
-    "five times. Beside them stand calls (a step of 8 rows in place of 512 takes 14 ms, bounds included), random signs (1 to 2 "
-    "ms), Adam (1 ms), and passes over 512 x 128 numbers, which take two to three times longer in a step than alone, since "
-    "what a step keeps does not fit into a cache. A compiled kernel adds about 0.1 ms to each call and saves less than "
-    "that: values of a block 0.26 ms compiled and 0.13 eager, a term of four blocks 0.38 and 0.29; C++ wrappers, frozen "
-    "weights, autotuned products and other chunk sizes changed these by less than a tenth.",
-    "inverse": "the branches of this flow are small: beside their evaluations, whose share its table of parts shows, stand the "
+    "five times. The table of the profile has all of the step. Passes over numbers that lie in no cache, since what a step keeps "
+    "does not fit into one, and products that wait for them take most of what is left; a step of 8 rows in place of 512 shows "
+    "what calls alone take. For the few percent between eager and three times, buffers that hidden values are written into, "
+    "larger and smaller groups of blocks, and other allocators of memory were tried, and gained less than two. A "
+    "compiled kernel adds about 0.1 ms to each call and saves less than that, so that compiling a network of this size is a loss "
+    "on this machine: values of a block 0.26 ms compiled and 0.13 eager, a term of four blocks 0.38 and 0.29; C++ wrappers, "
+    "frozen weights, autotuned products and other chunk sizes changed these by less than a tenth.",
+    "inverse": "the branches of this flow are small: beside their evaluations, whose share its table of parts shows (they alone "
+    "would be more than twice as fast as the peer), stand the "
     "bookkeeping of each row (though plain steps are measured at every second one only), the last steps in float64, and, at the "
     "end of every block, the bound of the error, which the peer does not state.",
 }
