@@ -18,6 +18,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from iresnet.compare.catalogue import entry
 from iresnet.compare.display import markdown
 from iresnet.compare.table import summarise
 from iresnet.files import write_json
@@ -106,6 +107,7 @@ def keep(name: str, folder: Path) -> None:
     """The record of a finished comparison, without what is of one machine."""
     content = json.loads((folder / "compare.json").read_text(encoding="utf-8"))
     content["data"].pop("fingerprint")
+    content.pop("command")  # which names a folder of this machine
     command = shlex.join(["iresnet", "compare", *RUNS[name][1]])
     head = {"name": name, "remake": f"python experiments/comparisons.py {name}", "command": command}
     write_json(RESULTS / f"{name}.json", head | content)
@@ -125,7 +127,7 @@ def page() -> str:
         best = next(line["title"] for line in summarise(content["rows"]) if line["finished"])
         parts += [f"### {title}", markdown(content)]
         if name == "mnist":
-            titles = {row["model"]: row["title"] for row in content["rows"]} | {"iresnet": "residual flows"}
+            titles = {model: entry(model).title for model in PUBLISHED} | {"iresnet": "residual flows"}
             told = "; ".join(f"{titles[model]} {figure}" for model, figure in PUBLISHED.items())
             parts.append(
                 f"Published bits/dim of MNIST, of large models after days of training, each paper with its own: {told}. "

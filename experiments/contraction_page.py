@@ -113,8 +113,9 @@ in a step than the same layers without it, and a step costs two thirds more; it 
 batches, beside the two that it is to be held against. The error is that of the finite test set, which all branches
 share.
 
-Not tried: sandwich layers by Cayley's map at each frequency of the image. They are jointly bounded for images with periodic borders,
-not for the zeros that pad ours, and a layer of 32 channels at 28 x 28 takes 420 factorisations of complex matrices for each step."""
+Not tried: sandwich layers by Cayley's map at each frequency of the image. They are jointly bounded for images with
+periodic borders, not for the zeros that pad ours, and a layer of 32 channels at 28 x 28 takes 420 factorisations of
+complex matrices for each step."""
 
 
 def table(columns: list[str], rows: list[list[str]]) -> str:

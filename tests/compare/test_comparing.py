@@ -12,7 +12,8 @@ import shaken  # noqa: F401  (skips where the libraries are not installed)
 from typer.testing import CliRunner
 
 from iresnet.cli import app
-from iresnet.compare import Asked, compare
+from iresnet.compare import Asked, Domain, compare
+from iresnet.compare.catalogue import refusals
 from iresnet.compare.command import compare_command
 from iresnet.compare.display import markdown, text
 from iresnet.compare.table import summarise, table_of
@@ -88,6 +89,8 @@ def test_bad_input_is_refused_in_one_sentence(tmp_path: Path) -> None:
         ({"seeds": 0}, "--seeds from 1"),
         ({"rows": 1}, "--rows from 2"),
         ({"clock": "sun"}, "--clock is cpu or wall, got 'sun'"),
+        ({"minutes": float("inf")}, "finite --minutes"),
+        ({"parameters": 0}, "--params must be at least 1, got 0"),
     ):
         with pytest.raises(UserError, match=told):
             Asked({"name": "moons"}, **asked)
@@ -104,6 +107,14 @@ def test_bad_input_is_refused_in_one_sentence(tmp_path: Path) -> None:
     table.write_text(table.read_text().replace("0.37", "0.38"))
     with pytest.raises(UserError, match="table has changed since .* start again"):
         compare(asked, tmp_path / "b", resume=True)
+    for content, told in (("{}", "is not that of a comparison"), ('{"asked": {}, "data": {}}', "does not tell what was asked")):
+        (tmp_path / "bad").mkdir(exist_ok=True)
+        (tmp_path / "bad" / "compare.json").write_text(content)
+        with pytest.raises(UserError, match=told):
+            compare(asked, tmp_path / "bad", resume=True)
+    for more in (["moons"], ["--minutes", "9"], ["--drop", "a"]):
+        done = CliRunner().invoke(app, ["compare", "--resume", "--out", str(tmp_path / "b"), *more])
+        assert done.exit_code == 2 and "neither DATA nor other options" in done.stderr
     done = CliRunner().invoke(app, ["compare"])
     assert done.exit_code == 2 and "what shall be compared on? Give DATA" in done.stderr
     mistyped = Asked({"name": "moons", "n": 300}, ("gaussian", "glw"))
@@ -148,3 +159,32 @@ def test_the_table_is_sorted_and_tells_what_is_missing() -> None:
     assert table.rows[2][0] == "C [2]" and len(table.rows[2]) == len(table.header)
     assert "1 min of training each (processor time)" in text(content)
     assert markdown(content).count("| - [1] |") == 2
+
+
+def test_the_table_says_why_parameters_differ_what_is_slow_and_what_is_left_out() -> None:
+    sizes = {"iresnet": (100, "width"), "glow": (260, "width"), "maf": (95, "width"), "iaf": (95, "width")}
+    sizes |= {"planar": (97, "depth"), "radial": (60, "depth"), "gaussian": (300, ""), "kde": (None, "")}
+    rows = [row(model, 0, -1.0, title=model, parameters=count, grows=grows) for model, (count, grows) in sizes.items()]
+    found = table_of({"asked": {"seeds": 1}, "rows": rows, "parameters": 100, "left_out": {"NICE": "it needs two columns"}})
+    cells = {line[0]: dict(zip(found.header, line, strict=True)) for line in found.rows}
+
+    def note(model: str, column: str) -> str:
+        mark = cells[model][column].partition("[")[2].rstrip("]")
+        return found.notes[int(mark) - 1] if mark else ""
+
+    assert [note(model, "parameters") for model in ("iresnet", "maf", "planar")] == ["", "", ""]
+    assert note("glow", "parameters") == "glow: no other width comes nearer to 100 parameters"
+    assert "more than 128 of them" in note("radial", "parameters") and "kernels keep" in note("kde", "parameters")
+    assert "no size to choose" in note("gaussian", "parameters")
+    assert "one column after the other" in note("maf", "1,000 samples") and not note("maf", "1,000 densities")
+    assert "one column after the other" in note("iaf", "1,000 densities") and not note("iaf", "1,000 samples")
+    assert found.notes[-1] == "NICE is left out: it needs two columns"
+
+
+def test_one_column_has_the_systems_that_can_and_says_which_cannot(tmp_path: Path) -> None:
+    table = tmp_path / "one.csv"
+    table.write_text("a\n" + "\n".join(f"{k * 0.37 % 1}" for k in range(60)))
+    done = CliRunner().invoke(app, ["compare", str(table), "--models", "glow", "--out", str(tmp_path / "a")])
+    assert done.exit_code == 2 and "glow is not for these data: couplings need at least two columns" in done.stderr
+    assert set(refusals(Domain((1,)))) == {"NICE", "RealNVP", "Glow"}
+    assert set(refusals(Domain((1, 28, 28)))) == {"IAF", "Gaussian mixture", "kernel density"} and not refusals(Domain((1, 8, 8)))

@@ -74,6 +74,9 @@ def compare(
     alone()
     with telling():
         options = data_options(columns, drop, missing, support, dequantize)
+        asked_again = (data, models, params, rows, n, *options.values())
+        if resume and (any(item is not None for item in asked_again) or (minutes, clock, seeds) != (1.0, "wall", 1)):
+            raise UserError("--resume goes on with what was asked: give it --out FOLDER, and neither DATA nor other options")
         if data is None and not resume:
             raise UserError("what shall be compared on? Give DATA: a built-in name such as moons, or the path of a table")
         asked = Asked(
@@ -88,3 +91,5 @@ def compare(
         command = shlex.join(["iresnet", *sys.argv[1:]])
         content, told = compare_command(asked, out, resume=resume, quiet=quiet or as_json, command=command)
         answer(content, as_json, lambda: told)
+        if all(row["status"] == "failed" for row in content["rows"]):
+            raise UserError(f"no system was fitted; why, stands in {content['page']}")

@@ -11,7 +11,7 @@ from ..errors import UserError
 from .domain import Domain
 from .system import System, count_parameters, seeded
 
-__all__ = ["NAMES", "Entry", "build", "chosen", "entry"]
+__all__ = ["NAMES", "Entry", "build", "chosen", "default_parameters", "entry", "refusals"]
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Entry:
     """One system: how tables call it, its library and builder, what grows with the parameters, and its learning rate.
 
     ``grows`` is "width", "depth", "components" or "" for a size that is not chosen. ``images`` tells whether it can do images of
-    hundreds of pixels, and ``why_not`` what is in the way.
+    more than 128 pixels, and ``why_not`` what is in the way.
     """
 
     title: str
@@ -32,6 +32,7 @@ class Entry:
     most: int = 2048
 
 
+_MANY = 128  # pixels
 _ZUKO, _NORMFLOWS, _SKLEARN = "zuko_flows", "normflows_flows", "sklearn_models"
 _CATALOGUE = {
     "iresnet": Entry("i-ResNet (iresnet)", "iresnet", ("own", "iresnet"), most=512),
@@ -99,9 +100,14 @@ def chosen(names: Sequence[str] | None, domain: Domain) -> list[str]:
     return found
 
 
+def refusals(domain: Domain) -> dict[str, str]:
+    """By title, why systems cannot do such data."""
+    return {entry(name).title: told for name in NAMES if (told := _refusal(name, domain))}
+
+
 def _refusal(name: str, domain: Domain) -> str:
     """Why a system cannot do such data, empty if it can."""
-    if domain.images and not entry(name).images:
+    if domain.images and domain.features > _MANY and not entry(name).images:
         return entry(name).why_not
     if domain.features < 2 and name in ("nice", "realnvp", "glow"):
         return "couplings need at least two columns"

@@ -29,7 +29,8 @@ def compare_command(asked: Asked, out: Path | None, *, resume: bool, quiet: bool
     """
     torch.set_num_threads(1)
     if resume:
-        asked = Asked.read(opened(out)["asked"])
+        before = opened(out)
+        asked, command = Asked.read(before["asked"]), before.get("command", command)
     dataset = dataset_of(asked)
     models = systems_of(asked, Domain.of(dataset))  # before there is a folder, which a mistyped name would leave empty
     folder = out if resume and out is not None else RunFolder.create(out, f"compare-{dataset.name}").path
@@ -38,12 +39,12 @@ def compare_command(asked: Asked, out: Path | None, *, resume: bool, quiet: bool
     for warning in dataset.warnings:
         display.announce(f"warning: {warning}")
     try:
-        found = compare(asked, folder, resume=resume, dataset=dataset, hear=display)
+        found = compare(asked, folder, resume=resume, dataset=dataset, hear=display, command=command)
     except KeyboardInterrupt:
         display.announce(f"go on with: iresnet compare --resume --out {folder}")
         raise
     finally:
         display.close()
     draw(found, dataset)
-    page = write_page(found, command)
+    page = write_page(found)
     return found.content | {"out": str(found.folder), "page": str(page)}, f"{text(found.content)}\n\nOpen {page}"

@@ -79,7 +79,8 @@ class ResidualSystem(NormflowsSystem):
     def __init__(self, before: Bijection | None, features: int, flows: Sequence[nn.Module]) -> None:
         super().__init__(before, features, flows)
         self.features = features
-        self.density_kind = "exact" if features == 2 else "estimated, 20 terms, one probe"
+        estimated = "estimated, 20 terms, one probe"
+        self.density_kind = "exact" if features == 2 else f"{estimated}; scored exactly" if features <= _EXACT else estimated
 
     def start(self, z: Tensor) -> None:
         self.settle(50)

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import math
 import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -25,7 +26,7 @@ from ..errors import UserError
 from ..files import read_json, write_json
 from ..numerics.noise import Noise
 from ..runs.folder import RunFolder, fingerprint, load_dataset, rows_of, versions
-from .catalogue import build, chosen, default_parameters, entry
+from .catalogue import build, chosen, default_parameters, entry, refusals
 from .domain import Domain
 from .measuring import measure, samples_of
 from .system import System
@@ -53,17 +54,22 @@ class Asked:
     rows: int | None = None
 
     def __post_init__(self) -> None:
-        if not self.minutes > 0 or self.seeds < 1 or (self.rows is not None and self.rows < 2):
+        if not 0 < self.minutes < math.inf or self.seeds < 1 or (self.rows is not None and self.rows < 2):
             told = f"{self.minutes:g}, {self.seeds} and {'all' if self.rows is None else self.rows}"
-            raise UserError(f"a comparison needs --minutes above 0, --seeds from 1 and --rows from 2, got {told}")
+            raise UserError(f"a comparison needs finite --minutes above 0, --seeds from 1 and --rows from 2, got {told}")
+        if self.parameters is not None and self.parameters < 1:
+            raise UserError(f"--params must be at least 1, got {self.parameters}")
         if self.clock not in CLOCKS:
             raise UserError(f"--clock is {' or '.join(CLOCKS)}, got {self.clock!r}")
 
     @classmethod
     def read(cls, content: dict[str, Any]) -> Asked:
-        """From the JSON that ``asdict`` became."""
-        models = content.get("models")
-        return cls(**{**content, "models": None if models is None else tuple(models)})
+        """From the JSON that ``asdict`` became. Raises UserError where it is something else."""
+        try:
+            models = content["models"]
+            return cls(**{**content, "models": None if models is None else tuple(models)})
+        except (KeyError, TypeError) as error:
+            raise UserError(f"compare.json does not tell what was asked ({error}); start again in another --out") from error
 
 
 @dataclass(frozen=True)
@@ -96,6 +102,7 @@ def compare(
     resume: bool = False,
     dataset: Dataset | None = None,
     hear: Hear = lambda *_: None,
+    command: str = "",
 ) -> Comparison:
     """Fit and measure every system asked for. A system that fails becomes a row that says why.
 
@@ -105,6 +112,7 @@ def compare(
         what stands there. None for the first free ``runs/compare-DATA-1``, ...
     dataset : what ``asked.data`` names, if it is loaded already.
     hear : called with model, seed, the share of its budget spent and what is to be told.
+    command : what the page says makes it again.
 
     Raises
     ------
@@ -118,9 +126,9 @@ def compare(
         raise UserError("compare fits unconditional densities: leave --label and --context out")
     domain = Domain.of(dataset)
     models, budget = systems_of(asked, domain), Budget(60 * asked.minutes, asked.clock)
-    parameters = asked.parameters or default_parameters(domain)
+    parameters = default_parameters(domain) if asked.parameters is None else asked.parameters
     folder = Path(out) if resume and out is not None else RunFolder.create(out, f"compare-{dataset.name}").path
-    content = _head(asked, dataset, domain, models, parameters)
+    content: dict[str, Any] = {"command": command} | _head(asked, dataset, domain, models, parameters)
     if resume and opened(out)["data"].get("fingerprint") != content["data"]["fingerprint"]:
         raise UserError(f"{dataset.name} has changed since {folder} was begun; start again in another --out")
     rows: list[dict[str, Any]] = []
@@ -160,7 +168,10 @@ def opened(out: str | Path | None) -> dict[str, Any]:
         raise UserError("--resume needs --out FOLDER: which comparison to go on with")
     if not (Path(out) / "compare.json").is_file():
         raise UserError(f"{out} holds no comparison: it has no compare.json; give the folder that `iresnet compare --out` made")
-    return read_json(Path(out) / "compare.json")
+    content = read_json(Path(out) / "compare.json")
+    if not all(isinstance(content.get(key), dict) for key in ("asked", "data")):
+        raise UserError(f"{out}/compare.json is not that of a comparison; start again in another --out")
+    return content
 
 
 def _head(asked: Asked, dataset: Dataset, domain: Domain, models: list[str], parameters: int) -> dict[str, Any]:
@@ -170,6 +181,7 @@ def _head(asked: Asked, dataset: Dataset, domain: Domain, models: list[str], par
         "asked": asdict(asked),
         "data": data | {"columns": list(dataset.schema.names), "warnings": dataset.warnings},
         "models": models,
+        "left_out": {} if asked.models is not None else refusals(domain),
         "parameters": parameters,
         "test_rows": len(_test_rows(asked, domain, dataset)),
         "versions": versions() | _libraries(),

@@ -15,6 +15,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.mixture import GaussianMixture
+from sklearn.neighbors import KernelDensity
 from torch import Tensor
 
 from ..numerics.noise import Noise
@@ -126,8 +129,6 @@ class Kernel(Direct):
     """Gaussian kernels of one width at every training row."""
 
     def fit(self, rows: np.ndarray, held: np.ndarray, seed: int, over: Callable[[], bool]) -> int:
-        from sklearn.neighbors import KernelDensity
-
         def at(width: float) -> Callable[[], Any]:
             return lambda: KernelDensity(bandwidth=width).fit(rows)
 
@@ -142,9 +143,6 @@ class Kernel(Direct):
 
 
 def _mixture(rows: np.ndarray, components: int, seed: int) -> Any:
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.mixture import GaussianMixture
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # where EM stopped is a density all the same
         return GaussianMixture(components, random_state=seed % 2**32).fit(rows)

@@ -94,7 +94,9 @@ def table_of(content: dict[str, Any]) -> Table:
         if not line["finished"]:
             failed[tuple(line["reasons"])].append(line["title"])
     told = {title: f"{', '.join(titles)} failed: {'; '.join(reasons)}" for reasons, titles in failed.items() for title in titles}
-    return Table(tuple(header), [_cells(line, bits, truth, several, notes, told) for line in lines], notes.told)
+    rows = [_cells(line, bits, truth, several, notes, told, content["parameters"]) for line in lines]
+    left_out = [f"{title} is left out: {why}" for title, why in content.get("left_out", {}).items()]
+    return Table(tuple(header), rows, [*notes.told, *left_out])
 
 
 class _Notes:
@@ -109,7 +111,9 @@ class _Notes:
         return f"[{self.told.index(sentence) + 1}]"
 
 
-def _cells(line: dict[str, Any], bits: bool, truth: bool, several: bool, notes: _Notes, failed: dict[str, str]) -> list[str]:
+def _cells(
+    line: dict[str, Any], bits: bool, truth: bool, several: bool, notes: _Notes, failed: dict[str, str], wanted: int
+) -> list[str]:
     width = 9 + several + truth
     if not line["finished"]:
         return [f"{line['title']} {notes.mark(failed[line['title']])}", *[_EMPTY] * width]
@@ -122,22 +126,37 @@ def _cells(line: dict[str, Any], bits: bool, truth: bool, several: bool, notes: 
     cells += [number(value["spread"], 2) if value["spread"] is not None else _EMPTY] * several
     cells += [_figure(line["above_truth"])] * truth
     lacks = line["lacks"]
-    parameters = count(line["parameters"]) if line["parameters"] is not None else f"{_EMPTY} {notes.mark(_KEPT)}"
-    if line["grows"] == "depth":
-        parameters += f" {notes.mark(_SHALLOW)}"
+    parameters = _EMPTY if line["parameters"] is None else count(line["parameters"])
+    if why := _why_others(line, wanted):
+        parameters += f" {notes.mark(why)}"
     cells += [parameters, f"{duration(line['seconds'])} ({duration(line['processor_seconds'])})", count(line["steps"])]
     for key, column, told in (
         ("samples", "sample_seconds", _brief),
         ("densities", "density_seconds", _brief),
         ("roundtrip", "roundtrip", lambda value: number(value, 2)),
     ):
-        reason = lacks.get(key)
-        cells.append(f"{_EMPTY} {notes.mark(reason)}" if reason else told(line[column]))
+        reason, slow = lacks.get(key), _BY_COLUMN.get(line["model"]) == key
+        cell = f"{_EMPTY} {notes.mark(reason)}" if reason else told(line[column])
+        cells.append(f"{cell} {notes.mark(_ONE_AFTER_THE_OTHER)}" if slow else cell)
     return [*cells, line["density"], line["inverse"]]
 
 
+def _why_others(line: dict[str, Any], wanted: int) -> str | None:
+    """Why it has other parameters than were wanted, where it has more than a tenth more or less."""
+    if line["parameters"] is None:
+        return _KEPT
+    if abs(line["parameters"] / wanted - 1) <= 0.1:
+        return None
+    told = {"depth": _SHALLOW, "components": _CHOSEN, "": _FIXED}
+    return told.get(line["grows"], f"{line['title']}: no other width comes nearer to {count(wanted)} parameters")
+
+
+_BY_COLUMN = {"made": "samples", "maf": "samples", "nsf": "samples", "iaf": "densities"}
+_ONE_AFTER_THE_OTHER = "one column after the other, with a pass through the network for each"
+_CHOSEN = "the validation rows choose how many components, up to those parameters"
+_FIXED = "a mean and a covariance: there is no size to choose"
 _KEPT = "kernels keep the training rows themselves in place of parameters"
-_SHALLOW = "planar and radial maps have d + 2 to 2d + 1 parameters each; beyond 128 of them they train slower than they learn"
+_SHALLOW = "planar and radial maps have d + 2 to 2d + 1 parameters each; more than 128 of them train slower than they learn"
 
 
 def _brief(seconds: float) -> str:

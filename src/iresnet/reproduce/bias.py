@@ -190,6 +190,7 @@ REPRODUCTION = Reproduction(
     tables,
     findings,
     [
+        "The papers give curves and no figures.",
         "The papers show the gap on images; here the data have two dimensions, so that the exact likelihood is known at every "
         "step.",
         "Bound of each branch as in the settings, by normalised layers; one probe and no exact trace, as in the papers.",

@@ -180,8 +180,8 @@ REPRODUCTION = Reproduction(
     tables,
     findings,
     [
-        "The papers state what is possible in principle; here it is measured, in processor time of one thread, on batches as "
-        "large as the setting has rows.",
+        "The papers state what is possible in principle, and no figures; here it is measured, in processor time of one "
+        "thread, on batches as large as the setting has rows.",
         "Depths are the libraries' and our defaults, all hidden layers equally wide: it is growth with d that compares, not "
         "the level.",
         "The continuous flow's trace is exact up to 128 dimensions; the series ends at a certified remainder of 1e-3 nats, of "

@@ -181,7 +181,8 @@ REPRODUCTION = Reproduction(
     tables,
     findings,
     [
-        "The paper does not give the widths, the depth or the noise of its two networks; these are ours.",
+        "The paper's figure has no numbers, and does not give the widths, the depth or the noise of its two networks; these "
+        "are ours.",
         "A point counts as folded if it has changed places with its neighbour, 2,001 of them on [-2, 2], after some block.",
     ],
 )

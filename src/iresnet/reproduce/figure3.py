@@ -120,6 +120,7 @@ REPRODUCTION = Reproduction(
     findings,
     [
         "The tiny setting trains minutes where the papers train days, and its samples look like it.",
+        "The paper's figure has no numbers; its bits per dimension are in table2.",
         "The reconstruction that fails, of a network without a constraint, is in table1.",
         "The papers show CIFAR-10 and CelebA-HQ too: `iresnet train cifar10` does the first.",
     ],

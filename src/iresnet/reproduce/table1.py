@@ -232,6 +232,8 @@ REPRODUCTION = Reproduction(
         "The tiny setting has digits of 8 x 8 pixels and dense branches; the paper has MNIST, CIFAR-10 and CIFAR-100 and "
         "convolutions.",
         "In the tiny setting c bounds each branch; the paper's public code bounds each layer, so that a branch of three has c³.",
+        "The published ordinary network is a ResNet-164; the one here has the depth and widths of the others. A ResNet-164 is "
+        "`iresnet train cifar10 --task classify --set model.kind=resnet164`.",
         "Bounds are sound here; the paper's are estimates from below by power iteration.",
     ],
 )
