@@ -17,7 +17,8 @@ __all__ = ["alone", "answer", "run_app", "telling"]
 def run_app(app: typer.Typer) -> None:
     """Run ``app`` and exit: 0, 2 for bad input, told in one sentence, or 130 when interrupted."""
     try:
-        code = app(standalone_mode=False)  # where typer would print a box about bad options, this prints a sentence
+        # Where typer would print a box about bad options, this prints a sentence.
+        code = app(prog_name="iresnet", standalone_mode=False)
     except KeyboardInterrupt:
         code = 130
     except Exception as error:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +80,15 @@ def test_a_frozen_flow_is_the_flow(family: str, base: str) -> None:
             assert torch.allclose(found, model.log_prob(x.to(dtype), c.to(dtype), logdet=logdet), rtol=tol, atol=tol)
 
 
+def odd(decode: Callable[[torch.Tensor], list[torch.Tensor]], z: torch.Tensor) -> None:
+    """What is no number has no guaranteed error, whatever stands beside it."""
+    broken = z[:3].clone()
+    broken[0, 1], broken[2, 0] = math.nan, math.inf
+    (x, bound, error), (alone, its_bound, _) = decode(broken), decode(z[:3])
+    assert math.isnan(x[0, 1]) and bound[[0, 2]].isinf().all() and not error[[0, 2]].isfinite().any()
+    assert torch.allclose(x[1], alone[1]) and float(bound[1]) == pytest.approx(float(its_bound[1])) and float(bound[1]) < 1e-6
+
+
 def test_torch_programs(tmp_path: Path) -> None:
     """The user's units in and out, batches of another size, what a file says of itself, and honest errors."""
     flow, x = table()
@@ -93,6 +104,8 @@ def test_torch_programs(tmp_path: Path) -> None:
     back, bound, error = run_file(found[2].path, [z[:1]])  # one row alone
     assert torch.allclose(back, values[:1], atol=1e-9)
     assert float(bound) < 1e-9 and float(error) < 1e-8
+    odd(lambda z: run_file(found[2].path, [z]), z)
+    assert [one.shape for one in run_file(found[2].path, [z[:0]])] == [(0, 3), (0,), (0,)]
     told = read_metadata(found[1].path)
     assert told["names"] == ["real", "positive", "bounded"] and told["units"] == "the columns'" and told["run"] == "mine"
     assert told["inputs"] == ["x"] and told["dtype"] == "float64" and told["certified"] and told["lipschitz"] == [0.97]
@@ -183,6 +196,14 @@ def test_onnx_of_a_table(tmp_path: Path) -> None:
     encoded, volume = SCHEMA.encode(torch.from_numpy(rows), continuous=True)
     truth = flow.double().log_prob(encoded, torch.from_numpy(context)).detach() + volume
     assert np.allclose(log_prob, truth, atol=1e-6)
+    decode = onnxruntime.InferenceSession(found[2].path)
+    latent = flow.encode(encoded, torch.from_numpy(context)).detach()
+
+    def run(z: torch.Tensor) -> list[torch.Tensor]:
+        given = {"z": z.numpy(), "context": np.resize(context, (len(z), 2))}
+        return [torch.from_numpy(one) for one in decode.run(["x", "block_bound", "latent_error"], given)]
+
+    odd(run, latent)
     told = json.loads(session.get_modelmeta().custom_metadata_map["iresnet"])
     assert told == read_metadata(found[1].path) and told["inputs"] == ["x", "context"]
     assert [one.shape[1:] for one in session.get_inputs()] == [[3], [2]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any, Self
 
 import numpy as np
@@ -72,8 +73,8 @@ class ContaminatedFlow(OneFlow):
         UserError
             Unless ``contamination`` is in (0, 0.5].
         """
-        if not 0 < self.contamination <= 0.5:
-            raise UserError(f"contamination must be in (0, 0.5], got {self.contamination}")
+        if not isinstance(self.contamination, Real) or not 0 < self.contamination <= 0.5:
+            raise UserError(f"contamination must be in (0, 0.5], got {self.contamination!r}")
         rows, weight = self._fit_one(X, sample_weight)
         values = self.flow_.estimate(rows).value.numpy()
         return values, _offset(values, weight, self.contamination)

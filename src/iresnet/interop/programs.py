@@ -7,6 +7,7 @@ not depend on other rows. Determinants are found by elimination where the runtim
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -123,8 +124,8 @@ class LogProb(Program):
 class Decode(Program):
     """z (B, *shape) to ``x``, with two errors (B,) in the flow's units.
 
-    ``block_bound`` is the largest guaranteed error of one block's inverse, ``latent_error`` the distance of encode(x) from z,
-    computed.
+    ``block_bound`` is the largest guaranteed error of one block's inverse, infinite for a row that is no number; ``latent_error``
+    is the distance of encode(x) from z, computed.
     """
 
     inputs = ("z", "context")
@@ -139,7 +140,9 @@ class Decode(Program):
         bounds = [z.new_zeros(z.shape[0])]
         x = _inverse(flow.transform, z, self.solver, bounds)
         back = lengths(flow.encode(x) - z)
-        return self.units.decode(x) if self.units is not None else x, torch.stack(bounds).amax(0), back
+        bound = torch.stack(bounds).amax(0)
+        bound = torch.where(back < math.inf, bound, torch.full_like(bound, math.inf))  # ONNX's maximum passes over NaN
+        return self.units.decode(x) if self.units is not None else x, bound, back
 
 
 def _inverse(part: Transform, z: Tensor, solver: Looped, bounds: list[Tensor]) -> Tensor:
@@ -177,7 +180,7 @@ class Looped:
             return (step > goal * lengths(x).clamp(min=1.0)) & (idle < _PATIENCE) & (steps < self.max_steps)
 
         def goes_on(x: Tensor, step: Tensor, least: Tensor, idle: Tensor, steps: Tensor) -> Tensor:
-            return active(x, step, idle, steps).any()
+            return active(x, step, idle, steps).to(torch.int64).sum() > 0  # a maximum of no rows would be true in ONNX
 
         def advance(x: Tensor, step: Tensor, least: Tensor, idle: Tensor, steps: Tensor) -> tuple[Tensor, ...]:
             image, on = y - function(x), active(x, step, idle, steps)
