@@ -67,8 +67,13 @@ def reproduce(
     about: dict[str, Any] = {"command": command, "versions": versions(), "machine": machine(torch.device("cpu"))}
     arguments = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(chosen).items()}
     record = Record.open(folder, name, called, arguments, about)
-    with _threads(getattr(chosen, "threads", 1)):
-        found.measure(chosen, record, _bars(quiet))
+    try:
+        with _threads(getattr(chosen, "threads", 1)):
+            found.measure(chosen, record, _bars(quiet))
+    except KeyboardInterrupt:
+        if not quiet:
+            print(f"what is measured stands in {folder}; the same command goes on", file=sys.stderr)
+        raise
     pictures = found.draw(record)
     record.about["pictures"] = [asdict(picture) for picture in pictures]
     record.write()
