@@ -12,11 +12,12 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+from reproductions import keep_picture
 
 from iresnet.compare.catalogue import entry
 from iresnet.compare.display import markdown
@@ -113,7 +114,7 @@ def keep(name: str, folder: Path) -> None:
     write_json(RESULTS / f"{name}.json", head | content)
     PICTURES.mkdir(parents=True, exist_ok=True)
     for path in (folder / "pictures").glob("*.png"):
-        shutil.copyfile(path, PICTURES / f"{name}-{path.name}")
+        keep_picture(path, PICTURES / f"{name}-{path.name}")
 
 
 def page() -> str:

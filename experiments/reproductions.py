@@ -47,8 +47,13 @@ def record(folder: Path) -> None:
     write_json(RESULTS / f"{found.name}.json", found.to_dict())
     PICTURES.mkdir(parents=True, exist_ok=True)
     for picture in found.about["pictures"]:
-        with Image.open(folder / picture["file"]) as image:  # a few colours are enough for lines, and a fifth of the bytes
-            image.convert("RGB").quantize(128, dither=Image.Dither.NONE).save(PICTURES / picture["file"], optimize=True)
+        keep_picture(folder / picture["file"], PICTURES / picture["file"])
+
+
+def keep_picture(source: Path, place: Path) -> None:
+    """A PNG in 128 colours, which are enough for what is drawn here, and a fifth of the bytes."""
+    with Image.open(source) as image:
+        image.convert("RGB").quantize(128, dither=Image.Dither.NONE).save(place, optimize=True)
 
 
 def pages() -> dict[str, str]:
