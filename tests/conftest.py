@@ -32,8 +32,11 @@ def _seeds() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Decoded images go to a folder of the tests' own."""
-    os.environ["IRESNET_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    """Decoded images and compiled kernels go to a folder of the tests' own, one for all of xdist's workers."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
+    folder.mkdir(exist_ok=True)
+    os.environ["IRESNET_CACHE"] = str(folder)
 
 
 @pytest.fixture(scope="session")

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import fields, replace
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from torch import nn
 
+from . import kernels
 from .contract.base import Branch
 from .flow import Flow
 from .numerics.series import PowerSeries
@@ -20,23 +21,48 @@ __all__ = ["bfloat16", "compile", "recompute"]
 _Network = TypeVar("_Network", bound=nn.Module)
 
 
-def compile(network: _Network) -> _Network:
-    """Have the dense branches of ``network`` train through kernels made by ``torch.compile``; return ``network``.
+def compile(network: _Network, backend: Literal["auto", "kernels", "inductor"] = "auto") -> _Network:
+    """Have the dense branches of ``network`` train through compiled kernels; return ``network``.
 
-    One block is compiled, forward and backward, and equal blocks reuse it: some seconds at the first step, and again for another
-    batch size. Numbers agree with those of the plain network to rounding. Names of parameters, checkpoints, evaluation and
-    sampling are as before. Where torch cannot compile, for want of a C++ compiler, it says so and leaves the network as it is.
+    Numbers agree with those of the plain network to rounding. Names of parameters, checkpoints, evaluation and sampling are as
+    before. Where nothing can be compiled, for want of a C++ compiler, it says so and leaves the network as it is.
+
+    Parameters
+    ----------
+    network : any module with dense branches.
+    backend : "kernels" are those of :mod:`iresnet.kernels`, for a CPU: one call for all blocks of a chain, compiled in some
+        seconds the first time on a machine. They serve estimates by power series with Neumann gradients, of branches with
+        Tanh, ELU, ReLU or Sigmoid; all else goes the plain way. "inductor" is ``torch.compile``, of a block forward and
+        backward, which equal blocks reuse: some seconds at the first step, and again for another batch size. "auto" takes
+        kernels on a CPU and inductor elsewhere.
+
+    Raises
+    ------
+    ValueError
+        For another backend.
     """
-    reason = _missing()
+    if backend not in ("auto", "kernels", "inductor"):
+        raise ValueError(f"compile: backend is 'auto', 'kernels' or 'inductor', got {backend!r}")
+    on_cpu = all(parameter.device.type == "cpu" for parameter in network.parameters())
+    reason = _no_kernels() if backend == "kernels" or (backend == "auto" and on_cpu) else _no_inductor()
     if reason is None:
         for branch in (part for part in network.modules() if isinstance(part, Branch)):
-            branch.compiled = True
+            branch.compiled = backend
     else:
         warnings.warn(f"training goes on without compiled kernels: {reason}", UserWarning, stacklevel=2)
     return network
 
 
-def _missing() -> str | None:
+def _no_kernels() -> str | None:
+    """Why there are no kernels of our own here, or None."""
+    try:
+        kernels.operations()
+    except kernels.Unavailable as error:
+        return str(error)
+    return None
+
+
+def _no_inductor() -> str | None:
     """Why torch cannot compile here, or None."""
     try:
         from torch._inductor.cpp_builder import get_cpp_compiler

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from .errors import UserError
 
-__all__ = ["read_json", "to_json", "write_atomic", "write_json"]
+__all__ = ["cache_folder", "read_json", "to_json", "write_atomic", "write_json"]
 
 
 def write_atomic(path: str | os.PathLike[str], content: bytes | str) -> Path:
@@ -85,3 +86,14 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
     except ValueError as error:
         raise UserError(f"{path} is not valid JSON ({error}); it may come from another program") from error
+
+
+def cache_folder() -> Path:
+    """Where what can be made again is kept: ``IRESNET_CACHE``, or ``iresnet`` in the platform's folder for caches."""
+    if named := os.environ.get("IRESNET_CACHE"):
+        return Path(named)
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "iresnet" / "Cache"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "iresnet"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "iresnet"

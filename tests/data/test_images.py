@@ -21,8 +21,8 @@ from sklearn.datasets import load_digits
 import iresnet
 from iresnet.data import ImageSchema, load, load_rows, read_schema
 from iresnet.data.images import names_images
-from iresnet.data.images.cache import cache_folder
 from iresnet.errors import UserError
+from iresnet.files import cache_folder
 
 
 def all_of(data) -> tuple[np.ndarray, np.ndarray, list[str]]:

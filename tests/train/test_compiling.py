@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import iresnet
-from iresnet import compiling
+from iresnet import compiling, kernels
+from iresnet.contract.base import Branch
 from iresnet.data import toy
 
 ROWS = toy.sample("moons", 300, seed=1)
@@ -49,25 +50,41 @@ def test_an_estimator_that_cannot_recompute_is_refused() -> None:
     assert iresnet.fit(flow, ROWS, steps=2)
 
 
-@pytest.mark.slow
-def test_compiled_training_is_eager_training_to_rounding(tmp_path, monkeypatch) -> None:
-    if compiling.compile(iresnet.dense_flow(2, blocks=1)).bijection.parts[2].branch.compiled is not True:  # type: ignore[union-attr]
-        pytest.skip("torch finds no C++ compiler here")
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    plain, first = trained()
-    torch._dynamo.reset()
-    torch._dynamo.utils.counters.clear()  # of other tests in this process
-    fast, second = trained(compile=True)
-    shared = "values and their gradients, product, gradients of log-determinants: each once for all three blocks"
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 4, shared
-    assert not torch._dynamo.utils.counters["graph_break"]
-    for one, other in zip(first, second, strict=True):
+def agree(plain: iresnet.Flow, fast: iresnet.Flow, *histories: list[dict]) -> None:
+    """Two flows were trained alike, the second by compiled kernels."""
+    for one, other in zip(*histories, strict=True):
         assert one["loss"] == pytest.approx(other["loss"], rel=1e-5, abs=1e-5)
     assert list(plain.state_dict()) == list(fast.state_dict()) and repr(plain) == repr(fast)
     for one, other in zip(plain.state_dict().values(), fast.state_dict().values(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
     fast.load_state_dict(plain.state_dict())
     assert torch.equal(fast.log_prob(ROWS), plain.log_prob(ROWS)), "evaluation is not compiled"
+
+
+def test_training_by_kernels_is_plain_training_to_rounding() -> None:
+    try:
+        kernels.operations()
+    except kernels.Unavailable as reason:
+        pytest.skip(f"no kernels here: {reason}")
+    (plain, first), (fast, second) = trained(), trained(compile=True)
+    assert {part.compiled for part in fast.modules() if isinstance(part, Branch)} == {"auto"}
+    agree(plain, fast, first, second)
+
+
+@pytest.mark.slow
+def test_training_by_torchs_compiler_is_plain_training_to_rounding(tmp_path, monkeypatch) -> None:
+    if compiling.compile(iresnet.dense_flow(2, blocks=1), "inductor").bijection.parts[2].branch.compiled != "inductor":  # type: ignore[union-attr]
+        pytest.skip("torch finds no C++ compiler here")
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    plain, first = trained()
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()  # of other tests in this process
+    monkeypatch.setattr(compiling.compile, "__defaults__", ("inductor",))  # what "auto" is on another device
+    fast, second = trained(compile=True)
+    shared = "values and their gradients, product, gradients of log-determinants: each once for all three blocks"
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 4, shared
+    assert not torch._dynamo.utils.counters["graph_break"]
+    agree(plain, fast, first, second)
 
 
 def test_bfloat16_is_for_the_products_of_branches_in_training_alone() -> None:
@@ -132,28 +149,23 @@ def test_bfloat16_is_refused_where_it_cannot_be(estimator, settings, said) -> No
 
 
 def test_without_a_compiler_training_goes_on(monkeypatch) -> None:
-    monkeypatch.setattr(compiling, "_missing", lambda: "torch.compile found no C++ compiler")
-    with pytest.warns(UserWarning, match="training goes on without compiled kernels: torch.compile found no C"):
+    def refuse() -> None:
+        raise kernels.Unavailable("no C++ compiler was found")
+
+    monkeypatch.setattr(kernels, "operations", refuse)
+    with pytest.warns(UserWarning, match="training goes on without compiled kernels: no C\\+\\+ compiler was found"):
         flow, _ = trained(compile=True)
     assert not any(part.compiled for part in flow.modules() if hasattr(part, "compiled"))
+    with pytest.raises(ValueError, match="backend is 'auto', 'kernels' or 'inductor', got 'gcc'"):
+        compiling.compile(flow, backend="gcc")  # type: ignore[arg-type]
 
 
-@pytest.mark.slow
-def test_compiled_training_on_images_is_eager_training_to_rounding(tmp_path, monkeypatch) -> None:
-    if compiling.compile(iresnet.dense_flow(2, blocks=1)).bijection.parts[2].branch.compiled is not True:  # type: ignore[union-attr]
-        pytest.skip("torch finds no C++ compiler here")
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+def test_images_of_convolutions_train_on_without_kernels_of_their_own() -> None:
     x = 256 * torch.rand(64, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    losses, flows = [], []
+    losses = []
     for compiled in (False, True):
-        torch._dynamo.reset()
         torch.manual_seed(0)
         flow = iresnet.image_flow((1, 8, 8), blocks=(2,), hidden=8)
         history = iresnet.fit(flow, x, steps=6, batch_size=32, log_every=1, compile=compiled)
         losses.append([record["loss"] for record in history if record["split"] == "train"])
-        flows.append(flow)
     assert losses[0] == pytest.approx(losses[1], rel=1e-4) and losses[0][-1] < losses[0][0]
-    plain, fast = flows
-    assert list(plain.state_dict()) == list(fast.state_dict()) and repr(plain) == repr(fast)
-    fast.load_state_dict(plain.state_dict())
-    assert torch.equal(fast.log_prob(x), plain.log_prob(x)), "evaluation is not compiled"

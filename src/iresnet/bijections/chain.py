@@ -15,6 +15,7 @@ from ..numerics.fixed_point import Solution, Solver
 from ..numerics.logdet import Estimate, LogDet
 from ..numerics.noise import Noise
 from .base import Bijection, Step, Transform, inverse_of, trace
+from .fused import fused_run
 from .residual import Residual, ResidualTransform
 from .waiting import Waiting
 
@@ -55,9 +56,17 @@ class ChainTransform:
         return x
 
     def forward_and_logdet(self, x: Tensor, logdet: LogDet, noise: Noise) -> tuple[Tensor, Estimate]:
-        estimates, waiting = [], Waiting(logdet, noise.at(len(self.parts)))
-        for index, part in enumerate(self.parts):
-            place = noise.at(index)
+        luck = noise.at(len(self.parts)).uniform()
+        estimates, waiting, index = [], Waiting(logdet, luck), 0
+        while index < len(self.parts):
+            part, place = self.parts[index], noise.at(index)
+            if run := fused_run(self.parts[index:], x, logdet, place):
+                noises = [noise.at(index + offset) for offset in run.places]
+                x, estimate = run.forward_and_logdet(x, logdet, noises, luck)
+                estimates.append(estimate)
+                index += len(run)
+                continue
+            index += 1
             if isinstance(part, ResidualTransform):
                 x = waiting.take(part, x, place)
             else:

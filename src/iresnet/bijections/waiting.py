@@ -22,12 +22,12 @@ class Waiting:
     """Blocks of a chain whose log-determinants the estimator ``logdet`` finds, of several at once where it can.
 
     How many wait together depends on the machine and on the rows that a process has of a batch. No number does: a roulette that
-    may be played for several blocks draws once for all of a chain, from ``noise``.
+    may be played for several blocks draws once for all of a chain: ``luck``.
     """
 
-    def __init__(self, logdet: LogDet, noise: Noise) -> None:
+    def __init__(self, logdet: LogDet, luck: float) -> None:
         self._logdet: Any = logdet
-        self._luck = noise.uniform()
+        self._luck = luck
         self._opened: list[tuple[Any, float, Noise]] = []
         self._estimates: list[Estimate] = []
 
@@ -62,7 +62,7 @@ class Waiting:
     def _settle(self) -> None:
         opened, constants, noises = zip(*self._opened, strict=True)
         self._opened = []
-        self._estimates.append(self._logdet.joint(opened[0].join(opened), constants[0], noises, self._luck))
+        self._estimates.append(self._logdet.joint(opened[0].join(opened), constants[0], noises, self._luck)[1])
 
 
 def _room(bound: Any, x: Tensor) -> int:

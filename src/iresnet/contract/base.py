@@ -129,8 +129,15 @@ class Branch(nn.Module):
 
     lipschitz: float
     guarantee: Guarantee
-    compiled: bool = False  # asks bounds made for training for compiled kernels, see iresnet.compile; a branch may have none
+    compiled: str = ""  # asks bounds made for training for "kernels", "inductor" or "auto", see iresnet.compile
     bf16: bool = False  # asks for training's products in bfloat16, see iresnet.compiling.bfloat16
+
+    @property
+    def backend(self) -> str:
+        """By what training's passes go at present: "kernels", "inductor", or "" for neither."""
+        if self.compiled != "auto" or not self.training:
+            return self.compiled if self.training else ""
+        return "kernels" if self.raw()[0].device.type == "cpu" else "inductor"
 
     def raw(self) -> tuple[Tensor, ...]:
         """The unconstrained parameters that :meth:`constrain` maps to weights."""

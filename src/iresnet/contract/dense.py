@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
+from .. import kernels
 from ..numerics.linearize import Linearization, linearize
 from ..numerics.norms import gram_bound
 from .base import LayeredBound
@@ -28,11 +29,11 @@ __all__ = ["DenseBound"]
 class DenseBound(LayeredBound):
     """A multilayer perceptron with explicit tensors: weights (h_1, d), ..., (d, h_(n-1)).
 
-    ``compiled`` runs training's passes through kernels made by ``torch.compile``. The rest is as in
+    ``compiled`` says by what training's passes go, see ``Branch.backend``. The rest is as in
     :class:`~iresnet.contract.base.LayeredBound`.
     """
 
-    compiled: bool = False
+    compiled: str = ""
 
     def norm(self, weight: Tensor, steps: int = 6) -> Tensor:
         return gram_bound(weight, steps)
@@ -52,7 +53,7 @@ class DenseBound(LayeredBound):
         """Value and Jacobian products at x (B, d); see :class:`~iresnet.numerics.linearize.Linearization`."""
         if not self.activation.elementwise:
             return linearize(self.__call__, x)
-        layers = Layers(self.weights, self.offsets, self.activation, self.compiled)
+        layers = self._layers()
         at = run_forward(layers, x)
         slopes = at.slopes
 
@@ -84,7 +85,17 @@ class DenseBound(LayeredBound):
 
     def open(self, x: Tensor) -> OpenedBranch:
         """g at x (B, d), for its log-determinant to be found with others'; where it :attr:`opens`."""
-        return open_branch(Layers(self.weights, self.offsets, self.activation, self.compiled), x)
+        return open_branch(self._layers(), x)
+
+    def _layers(self) -> Layers:
+        return Layers(self.weights, self.offsets, self.activation, self.compiled == "inductor")
+
+    @property
+    def fuses(self) -> bool:
+        """Whether passes of a chain of such branches are asked for, and offered, by :mod:`iresnet.kernels`."""
+        weight = self.weights[0]
+        offered = weight.device.type == "cpu" and weight.dtype in kernels.DTYPES
+        return self.compiled == "kernels" and offered and type(self.activation).__name__ in kernels.ACTIVATIONS
 
     @property
     def widest(self) -> int:

@@ -11,11 +11,13 @@ Fast Splittable Pseudorandom Number Generators (Steele, Lea and Flood, 2014), do
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+
+from .. import kernels
 
 __all__ = ["Noise"]
 
@@ -48,16 +50,6 @@ def _mix_tensor(value: Tensor) -> Tensor:
     value = _shift(value, 30).bitwise_xor_(value).mul_(_signed(_FIRST))
     value = _shift(value, 27).bitwise_xor_(value).mul_(_signed(_SECOND))
     return _shift(value, 31).bitwise_xor_(value)
-
-
-def _sign_tensor(value: Tensor) -> Tensor:
-    """1 - 2 b in 32 bits, b the lowest bit of the mixed ``value``: bits 0 and 31 of what the last step of mixing is given.
-
-    These depend on the low halves of that product's factors alone, so that most of the work is done in half of the memory.
-    """
-    value = _shift(value, 30).bitwise_xor_(value).mul_(_signed(_FIRST))
-    low = (value >> 27).bitwise_xor_(value).to(torch.int32).mul_(_signed(_SECOND << 32) >> 32)
-    return low.bitwise_xor_(low << 31).bitwise_right_shift_(31).bitwise_or_(1)
 
 
 @dataclass(frozen=True)
@@ -112,23 +104,31 @@ class Noise:
         """One number in (0, 1) for the whole batch."""
         return ((_mix(self.seed ^ _GOLDEN) >> 11) + 0.5) / (1 << 53)
 
-    def _words(self, like: Tensor, mix: Callable[[Tensor], Tensor] = _mix_tensor) -> Tensor:
-        """Mixed words, uniform in 64 bits, of the shape of ``like`` (B, *)."""
-        columns = torch.arange(1, math.prod(like.shape[1:]) + 1, device=like.device) * _signed(_GOLDEN)
+    def _words(self, count: int, device: torch.device) -> Tensor:
+        """Mixed words, uniform in 64 bits, ``count`` for each row: (B, count), or (1, count) for all rows."""
+        columns = torch.arange(1, count + 1, device=device) * _signed(_GOLDEN)
         if self.rows is None:
-            return mix(columns + _signed(_mix(self.seed))).reshape(1, *like.shape[1:]).expand(like.shape)
-        keys = _mix_tensor(_mix_tensor(self.rows.to(like.device, torch.int64) * _signed(_GOLDEN) + _signed(self.seed)))
-        return mix(keys[:, None] + columns).reshape(like.shape)
+            return _mix_tensor(columns + _signed(_mix(self.seed)))[None]
+        keys = _mix_tensor(_mix_tensor(self.rows.to(device, torch.int64) * _signed(_GOLDEN) + _signed(self.seed)))
+        return _mix_tensor(keys[:, None] + columns)
 
     def signs(self, like: Tensor) -> Tensor:
         """Rademacher signs, +1 or -1 with equal probability, of the shape and dtype of ``like`` (B, *)."""
-        return self._words(like, _sign_tensor).to(like.dtype)
+        count = math.prod(like.shape[1:])
+        run = kernels.at_hand()
+        if run and self.rows is not None and like.device.type == "cpu" and like.dtype in kernels.DTYPES:
+            signs = torch.empty(like.shape, dtype=like.dtype)
+            run.signs(self.rows.to("cpu", torch.int64).contiguous(), _signed(self.seed), signs)
+            return signs
+        # The sign of each byte of a word: one word has eight.
+        signs = self._words(-(-count // 8), like.device).view(torch.int8).bitwise_right_shift_(7).bitwise_or_(1)
+        return signs[:, :count].to(like.dtype).reshape(len(signs), *like.shape[1:]).expand(like.shape)
 
     def uniforms(self, like: Tensor) -> Tensor:
         """Uniform numbers in the open interval (0, 1), of the shape and dtype of ``like`` (B, *)."""
         bits = 53 if like.dtype == torch.float64 else 24  # as many as the significand holds, so that 1 is never reached
-        words = _shift(self._words(like), 65 - bits).to(like.dtype)
-        return (words + 0.5) * 2.0 ** (1 - bits)
+        words = _shift(self._words(math.prod(like.shape[1:]), like.device), 65 - bits).to(like.dtype)
+        return ((words + 0.5) * 2.0 ** (1 - bits)).reshape(len(words), *like.shape[1:]).expand(like.shape)
 
     def normals(self, like: Tensor) -> Tensor:
         """Standard normal numbers of the shape and dtype of ``like`` (B, *), by Box and Muller's transform in float64."""

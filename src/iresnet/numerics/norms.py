@@ -28,6 +28,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .. import kernels
+
 __all__ = ["frobenius_bound", "gram_bound", "gram_hold", "orthogonal_bound", "power_iteration", "spectral_norm"]
 
 
@@ -151,6 +153,22 @@ class _Hold(torch.autograd.Function):
         return (grad * factor).addcmul_(direction, inner * relative, value=-1.0), None, None, None
 
 
+class _FusedHold(torch.autograd.Function):
+    """:class:`_Hold` of weights (n, rows, columns) by :mod:`iresnet.kernels`."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, share: float, steps: int, inflation: float) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        held, *kept = kernels.operations().hold(weight.contiguous(), share, steps, inflation)
+        ctx.save_for_backward(weight.contiguous(), *kept)
+        return held
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        weight, *kept = ctx.saved_tensors
+        return kernels.operations().hold_gradient(weight, grad.contiguous(), *kept), None, None, None
+
+
 def gram_bound(weight: Tensor, steps: int = 6) -> Tensor:
     r"""Sound upper bound of the spectral norm by Gram iteration: :math:`\|W G_t\|_F^{1/(2^t+1)}`.
 
@@ -184,13 +202,15 @@ def _inflation(weight: Tensor, dtype: torch.dtype) -> float:
     return 1.0 + rounding_margin(weight.shape[-2], weight.shape[-1], dtype)
 
 
-def gram_hold(weight: Tensor, share: float, steps: int = 6) -> Tensor:
+def gram_hold(weight: Tensor, share: float, steps: int = 6, *, fused: bool = False) -> Tensor:
     """``weight`` (..., m, n) t / max(b, t), of norm at most t = ``share`` > 0, with b its :func:`gram_bound`.
 
-    Value and gradient are those of that expression, in fewer passes over the weights.
+    Value and gradient are those of that expression, in fewer passes over the weights; ``fused``, by :mod:`iresnet.kernels`.
     """
     with torch.autocast(weight.device.type, enabled=False):
         if exact_products(weight) is weight:
+            if fused and weight.dim() == 3 and weight.dtype in kernels.DTYPES:
+                return _FusedHold.apply(weight, share, steps, _inflation(weight, weight.dtype))
             return _Hold.apply(weight, share, steps, _inflation(weight, weight.dtype))[0]
     return weight * (share / gram_bound(weight, steps).clamp(min=share))[..., None, None]
 

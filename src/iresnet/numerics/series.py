@@ -137,15 +137,15 @@ class PowerSeries:
             and attachable(function, x)
         )
 
-    def joint(self, at: Linearization, lipschitz: float, noises: Sequence[Noise], luck: float) -> Estimate:
-        """The sum (B,) of G log-determinants, of functions that were joined in ``at`` (G B, d), with a noise for each.
+    def joint(self, at: Linearization, lipschitz: float, noises: Sequence[Noise], luck: float) -> tuple[Tensor, Estimate]:
+        """What ``at`` attaches as its value, and the sum (B,) of the log-determinants of the G functions joined in it (G B, d).
 
-        The probes are those that the functions would have alone. ``luck`` is what a roulette draws for all of them: if each had
-        one of its own, the luckiest would decide how long all take.
+        There is a noise for each, and the probes are those that the functions would have alone. ``luck`` is what a roulette draws
+        for all of them: if each had one of its own, the luckiest would decide how long all take.
         """
-        found = self._attach(at, lipschitz, noises, luck)[1]
+        image, found = self._attach(at, lipschitz, noises, luck)
         value, stderr, bias = (part.unflatten(0, (len(noises), -1)) for part in (found.value, found.stderr, found.bias))
-        return Estimate(value.sum(0), torch.linalg.vector_norm(stderr, dim=0), bias.sum(0))
+        return image, Estimate(value.sum(0), torch.linalg.vector_norm(stderr, dim=0), bias.sum(0))
 
     def _attach(self, at: Linearization, lipschitz: float, noises: Sequence[Noise], luck: float) -> tuple[Tensor, Estimate]:
         """Value and log-determinant of a function that makes its own graph."""

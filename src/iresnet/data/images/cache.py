@@ -1,6 +1,6 @@
 """Decoded images on disk, so that decoding is done once: arrays in the user's cache folder, mapped into memory when asked for.
 
-The folder is that of the platform, or the one that ``IRESNET_CACHE`` names. An entry is keyed by the paths, sizes and times of
+An entry is keyed by the paths, sizes and times of
 change of what it was decoded from, so a changed file is decoded again.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -17,23 +16,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ...files import read_json, write_json
+from ...files import cache_folder, read_json, write_json
 from .reading import Pictures
 
-__all__ = ["cache_folder", "cached"]
+__all__ = ["cached"]
 
 _FORMAT = 1
-
-
-def cache_folder() -> Path:
-    """Where decoded images are kept: ``IRESNET_CACHE``, or ``iresnet`` in the platform's folder for caches."""
-    if named := os.environ.get("IRESNET_CACHE"):
-        return Path(named)
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "iresnet" / "Cache"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "iresnet"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "iresnet"
 
 
 def cached(files: Iterable[Path], options: str, decode: Callable[[], dict[str, Pictures]]) -> dict[str, Pictures]:

@@ -1,0 +1,136 @@
+// Weights held below a norm by Gram iteration, and the gradient, on a CPU: many matrices of one shape.
+//
+// Each thread takes its matrices through the whole iteration while they are in its cache. What is computed, and why it is sound,
+// is told in numerics/norms.py, whose operations are repeated here in their order.
+
+#include <ATen/Dispatch.h>
+#include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/mm.h>
+#include <torch/library.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <tuple>
+
+namespace {
+
+using at::Tensor;
+
+template <typename T>
+double dot(const T* a, const T* b, int64_t n) {
+  double sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t i = 0; i < n; ++i) sum += static_cast<double>(a[i]) * static_cast<double>(b[i]);
+  return sum;
+}
+
+template <typename T>
+T largest(const T* a, int64_t n) {
+  T peak = 0;
+#pragma omp simd reduction(max : peak)
+  for (int64_t i = 0; i < n; ++i) peak = std::abs(a[i]) > peak ? std::abs(a[i]) : peak;
+  return peak;
+}
+
+template <typename T>
+void multiply(T* a, T factor, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) a[i] *= factor;
+}
+
+struct Schatten {
+  double norm, length;  // NaN for weights that are not finite
+};
+
+// The norm of order 2 (2^steps + 1) of `weight` (r, c); its gradient is the length times `direction`. `memory` is three matrices
+// of the smaller side and one like the weight.
+template <typename T>
+Schatten schatten(const Tensor& weight, int64_t steps, Tensor direction, Tensor (&memory)[4]) {
+  const int64_t n = weight.numel();
+  const bool wide = weight.size(0) <= weight.size(1);
+  const T* const from = weight.const_data_ptr<T>();
+  const T peak = largest(from, n);
+  const int limit = static_cast<int>(0.8 * std::log2(static_cast<double>(std::numeric_limits<T>::max())));
+  int exponent = 0;
+  if (peak > 0 && std::isfinite(peak)) std::frexp(peak, &exponent);
+  exponent = std::clamp(exponent, -limit, limit);
+  Tensor &scaled = memory[3], *gram = &memory[0], *next = &memory[1];
+  const T unit = static_cast<T>(std::ldexp(1.0, -exponent));  // powers of two, so that scaling rounds nothing
+  std::copy_n(from, n, scaled.data_ptr<T>());
+  multiply(scaled.data_ptr<T>(), unit, n);
+  if (wide) at::mm_out(*gram, scaled, scaled.t());
+  else at::mm_out(*gram, scaled.t(), scaled);
+  double shift = 0;  // gram is M^(2^step) / 2^shift
+  for (int64_t step = 0; step < steps; ++step) {
+    if (step > 0) {
+      at::mm_out(*next, *gram, *gram);
+      std::swap(gram, next);
+      shift *= 2;
+    }
+    if (step % 2) continue;
+    const double size = std::sqrt(dot(gram->const_data_ptr<T>(), gram->const_data_ptr<T>(), gram->numel()));
+    int more = 0;
+    if (size > 0 && std::isfinite(size)) std::frexp(size, &more);
+    multiply(gram->data_ptr<T>(), static_cast<T>(std::ldexp(1.0, -more)), gram->numel());
+    shift += more;
+  }
+  Tensor half = memory[2];
+  if (wide) at::mm_out(half, *gram, scaled), at::mm_out(direction, *gram, half);
+  else at::mm_out(half, scaled, *gram), at::mm_out(direction, half, *gram);
+  const double square = dot(half.const_data_ptr<T>(), half.const_data_ptr<T>(), n), order = std::ldexp(1.0, static_cast<int>(steps)) + 1;
+  const double norm = std::exp2(shift / order) * std::pow(square, 0.5 / order);
+  return {std::ldexp(norm, exponent), square > 0 ? norm / square : (square == 0 ? 0.0 : square)};
+}
+
+// W t / max(b, t) for weights (n, r, c), with t = share and b their norm times `inflation`; and what `hold_gradient` needs.
+std::tuple<Tensor, Tensor, Tensor> hold(const Tensor& weights, double share, int64_t steps, double inflation) {
+  const int64_t count = weights.size(0), rows = weights.size(1), columns = weights.size(2), small = std::min(rows, columns);
+  Tensor held = at::empty_like(weights), directions = at::empty_like(weights), factors = at::empty({count, 2}, weights.options());
+  at::parallel_for(0, count, 1, [&](int64_t from, int64_t to) {
+    at::AutoDispatchBelowADInplaceOrView below;
+    Tensor memory[4] = {at::empty({small, small}, weights.options()), at::empty({small, small}, weights.options()),
+                        at::empty({rows, columns}, weights.options()), at::empty({rows, columns}, weights.options())};
+    for (int64_t index = from; index < to; ++index) {
+      AT_DISPATCH_FLOATING_TYPES(weights.scalar_type(), "hold", [&] {
+        const auto [norm, length] = schatten<scalar_t>(weights[index], steps, directions[index], memory);
+        const double bound = norm * inflation, factor = bound <= share ? 1.0 : share / bound;
+        scalar_t* const told = factors.data_ptr<scalar_t>() + 2 * index;
+        told[0] = static_cast<scalar_t>(factor);
+        told[1] = bound > share ? static_cast<scalar_t>(factor * length / norm) : scalar_t(0);
+        const scalar_t* const w = weights.const_data_ptr<scalar_t>() + index * rows * columns;
+        scalar_t* const out = held.data_ptr<scalar_t>() + index * rows * columns;
+        for (int64_t i = 0; i < rows * columns; ++i) out[i] = w[i] * told[0];
+      });
+    }
+  });
+  return {held, directions, factors};
+}
+
+// The gradient (n, r, c) by the weights, from that by what `hold` gave.
+Tensor hold_gradient(const Tensor& weights, const Tensor& by_held, const Tensor& directions, const Tensor& factors) {
+  const int64_t size = weights.size(1) * weights.size(2);
+  Tensor found = at::empty_like(weights);
+  at::parallel_for(0, weights.size(0), 1, [&](int64_t from, int64_t to) {
+    AT_DISPATCH_FLOATING_TYPES(weights.scalar_type(), "hold_gradient", [&] {
+      const auto of = [&](const Tensor& t, int64_t index, int64_t numbers) { return t.const_data_ptr<scalar_t>() + index * numbers; };
+      for (int64_t index = from; index < to; ++index) {
+        const scalar_t *const by = of(by_held, index, size), *const direction = of(directions, index, size);
+        const scalar_t factor = of(factors, index, 2)[0];
+        const scalar_t along = of(factors, index, 2)[1] * static_cast<scalar_t>(dot(of(weights, index, size), by, size));
+        scalar_t* __restrict const out = found.data_ptr<scalar_t>() + index * size;
+        for (int64_t i = 0; i < size; ++i) out[i] = by[i] * factor - direction[i] * along;
+      }
+    });
+  });
+  return found;
+}
+
+}  // namespace
+
+TORCH_LIBRARY_FRAGMENT(iresnet, m) {
+  m.def("hold(Tensor weights, float share, int steps, float inflation) -> (Tensor, Tensor, Tensor)", &hold);
+  m.def("hold_gradient(Tensor weights, Tensor by_held, Tensor directions, Tensor factors) -> Tensor", &hold_gradient);
+}
