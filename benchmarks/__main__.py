@@ -15,7 +15,7 @@ import warnings
 
 from .harness import Options, machine, measured_here, print_table, write
 
-QUICK = ("train_step", "inverse", "logdet", "memory", "soundness", "costs")
+QUICK = ("train_step", "inverse", "kernels", "logdet", "memory", "soundness", "costs")
 LONG = ("time_to_quality",)
 
 

@@ -3,14 +3,16 @@
 16 blocks of D-128-128-D bounded by 0.97 a branch, batch 512, float32. Ours and normflows' estimate the same: three terms, each
 further one with probability 0.5, all of them by one probe, Neumann gradient, fused Adam; peers hold their weights with 5 power
 iterations. *Exact first trace* takes the first term in closed form, as our defaults do: about 30 times less variance for the
-time that it adds. In two dimensions ours is also measured with its default, the full Jacobian, which has no noise. FrEIA's step
-is cheaper than it should be: its log-determinant has no gradient. zuko's is a continuous flow of one network, with its exact
-trace up to 8 columns.
+time that it adds. *Compiled* is after `iresnet.compile`, by kernels of our own in C++. In two dimensions ours is also measured
+with its default, the full Jacobian, which has no noise. FrEIA's step is cheaper than it should be: its log-determinant has no
+gradient. zuko's is a continuous flow of one network, with its exact trace up to 8 columns.
 """
 
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -83,13 +85,14 @@ def theirs(x: Tensor, name: str) -> Callable[[], None]:
     return step
 
 
-def parts(x: Tensor, family: str, options: Options) -> Row:
-    """Where the milliseconds of our eager step go, beside its matrix products alone: what no implementation goes below.
+def parts(x: Tensor, family: str, options: Options, *, compiled: bool = False) -> Row:
+    """Where the milliseconds of our step go, beside its matrix products alone: what no implementation goes below.
 
     With k terms a block multiplies by its weights k + 6 times: forward, k terms, the product of the surrogate, and two gradients
     for each of the forward pass and of that product. k is 4 on average.
     """
     flow = our_flow(x, family)
+    flow = iresnet.compile(flow) if compiled else flow
     optimizer = torch.optim.Adam(flow.parameters(), lr=3e-4, fused=True)
     weights = [torch.randn(pair) for pair in pairwise(Architecture(x.shape[1]).widths)]
 
@@ -105,7 +108,7 @@ def parts(x: Tensor, family: str, options: Options) -> Row:
     tasks = {"bounds": flow.bind, "loss": loss, "loss_and_gradient": lambda: loss().backward(), "optimiser": optimizer.step}
     seconds = interleaved(tasks | {"matrix_products_alone": multiply}, options)
     named = {f"{name}_ms": 1e3 * spread(found).median for name, found in seconds.items()}
-    return {"parts_of_our_step": f"{family}, eager", "columns": x.shape[1], **named}
+    return {"parts_of_our_step": f"{family}, {'compiled' if compiled else 'eager'}", "columns": x.shape[1], **named}
 
 
 # Names of torch's own calls, by what they do; what is in none of these lists is views, autograd's and Python's work.
@@ -139,15 +142,21 @@ def profile(x: Tensor, family: str) -> Row:
     return {"profile_of_our_step": f"{family}, eager", "columns": x.shape[1], **named, "8_rows_ms": 1e3 * median(seconds)}
 
 
-def rows(options: Options) -> list[Row]:
-    """Milliseconds a step, ours against every installed peer; seconds of the first compiled step, with an empty cache."""
-    found: list[Row] = []
+def compilation() -> Row:
+    """Seconds until a new process has our kernels, which are compiled only the first time on a machine."""
+    program = "import time, iresnet.kernels as k; t = time.perf_counter(); k.operations(); print(time.perf_counter() - t)"
     with tempfile.TemporaryDirectory() as folder:
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder
-        for features in FEATURES:
-            torch.compiler.reset()
-            found += at(features, options)
-    return found
+        environment = os.environ | {"IRESNET_CACHE": folder}
+        told = [
+            float(subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, check=True).stdout)
+            for _ in range(2)
+        ]
+    return {"kernels": "from C++", "seconds_the_first_time": told[0], "seconds_from_then_on": told[1]}
+
+
+def rows(options: Options) -> list[Row]:
+    """Milliseconds a step, ours against every installed peer; the parts of ours; seconds to compile."""
+    return [compilation()] + [row for features in FEATURES for row in at(features, options)]
 
 
 def at(features: int, options: Options) -> list[Row]:
@@ -155,11 +164,8 @@ def at(features: int, options: Options) -> list[Row]:
     torch.manual_seed(0)
     peers, found, x = [name for name in NAMES if installed(name)], [], data(features)
     cases = {f"{family}, eager": ours(x, family, SAME_ESTIMATOR) for family in FAMILIES}
-    for family in FAMILIES:
-        cases[f"{family}, compiled"] = step = ours(x, family, SAME_ESTIMATOR, compiled=True)
-        began = time.perf_counter()
-        step()
-        found.append({"first_compiled_step": family, "columns": features, "seconds": time.perf_counter() - began})
+    cases |= {f"{family}, compiled": ours(x, family, SAME_ESTIMATOR, compiled=True) for family in FAMILIES}
+    cases |= {f"{family}, compiled, exact first trace": ours(x, family, EXACT_TRACE, compiled=True) for family in FAMILIES}
     cases |= {f"{family}, eager, exact first trace": ours(x, family, EXACT_TRACE) for family in FAMILIES}
     if features == 2:
         cases |= {f"{family}, eager, full Jacobian": ours(x, family) for family in FAMILIES}
@@ -170,4 +176,5 @@ def at(features: int, options: Options) -> list[Row]:
                 target = TARGETS.get(case) if name == "normflows" else None
                 figures = ([1e3 * second for second in seconds[key]] for key in (case, name))
                 found.append(compare(f"D = {features}, {case}", name, "ms", *figures, target=target))
-    return found + [parts(x, family, options) for family in FAMILIES] + [profile(x, family) for family in FAMILIES]
+    found += [parts(x, family, options, compiled=compiled) for family in FAMILIES for compiled in (False, True)]
+    return found + [profile(x, family) for family in FAMILIES]

@@ -1,6 +1,6 @@
-"""Training's passes through compiled kernels, with less memory, or in fewer bits: switches on a network.
+"""Passes through compiled kernels, training with less memory or in fewer bits: switches on a network.
 
-None of them changes a number that a network gives in evaluation, an inverse, or a certificate.
+None of them changes what a network is worth: densities and certificates are the same, inverses the same to rounding.
 """
 
 from __future__ import annotations
@@ -22,19 +22,20 @@ _Network = TypeVar("_Network", bound=nn.Module)
 
 
 def compile(network: _Network, backend: Literal["auto", "kernels", "inductor"] = "auto") -> _Network:
-    """Have the dense branches of ``network`` train through compiled kernels; return ``network``.
+    """Have the dense branches of ``network`` train, and be inverted, by compiled kernels; return ``network``.
 
-    Numbers agree with those of the plain network to rounding. Names of parameters, checkpoints, evaluation and sampling are as
-    before. Where nothing can be compiled, for want of a C++ compiler, it says so and leaves the network as it is.
+    Numbers agree with those of the plain network to rounding, and certificates are made as before. Densities in evaluation, names
+    of parameters and checkpoints do not change at all. Where nothing can be compiled, for want of a C++ compiler, it says so and
+    leaves the network as it is.
 
     Parameters
     ----------
     network : any module with dense branches.
     backend : "kernels" are those of :mod:`iresnet.kernels`, for a CPU: one call for all blocks of a chain, compiled in some
-        seconds the first time on a machine. They serve estimates by power series with Neumann gradients, of branches with
-        Tanh, ELU, ReLU or Sigmoid; all else goes the plain way. "inductor" is ``torch.compile``, of a block forward and
-        backward, which equal blocks reuse: some seconds at the first step, and again for another batch size. "auto" takes
-        kernels on a CPU and inductor elsewhere.
+        seconds the first time on a machine. They serve branches with Tanh, ELU, ReLU or Sigmoid: in training, estimates by power
+        series with Neumann gradients; inverses, the plain iteration without a context. All else goes the plain way. "inductor"
+        is ``torch.compile``, of a block forward and backward, which equal blocks reuse: some seconds at the first step, and again
+        for another batch size. "auto" takes kernels on a CPU and inductor elsewhere.
 
     Raises
     ------

@@ -30,7 +30,7 @@ class Settings:
     patience : validations without a new best after which to stop; None never stops early.
     log_every : steps between training records.
     accumulate : parts that a rank's share of a batch is taken in, one after the other, where memory is short.
-    compile : train through compiled kernels, see :func:`iresnet.compile`.
+    compile : train by compiled kernels, see :func:`iresnet.compile`.
     recompute : keep less for the backward pass and compute it again, see :func:`iresnet.compiling.recompute`.
     precision : of the branches' products in training, "float32" or "bf16", see :func:`iresnet.compiling.bfloat16`.
     """

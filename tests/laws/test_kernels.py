@@ -1,10 +1,12 @@
-"""Kernels in C++ against autograd and dense algebra in float64, and chains that train by them against chains that do not."""
+"""Kernels in C++ against autograd and dense algebra in float64, and flows that go by them against flows that do not."""
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -15,7 +17,9 @@ from test_joined import ESTIMATORS, ROULETTES, answers, chain, same
 
 from iresnet import kernels
 from iresnet.bijections import ActNorm, Chain, Residual, fused
-from iresnet.contract.activations import activation
+from iresnet.contract.activations import Tanh, activation
+from iresnet.numerics.fixed_point import Picard
+from iresnet.numerics.iteration import Plain, _iterate
 from iresnet.numerics.noise import Noise
 from iresnet.numerics.norms import gram_hold
 from iresnet.numerics.series import PowerSeries
@@ -95,7 +99,9 @@ def test_values_products_traces_and_gradients_are_those_of_dense_matrices(run, t
         vector = left.clone()
         vector[:, :, ::3] = 0  # rows of a roulette that has stopped
         vector[:, 0] = 0
-        same([run.from_left(weights, units, vector, name)], [torch.einsum("mgbi,gbij->mgbj", vector, truth)])
+        once = torch.einsum("mgbi,gbij->mgbj", vector, truth)
+        twice = torch.einsum("mgbi,gbij->mgbj", once, truth)
+        same(run.powers_from_left(weights, units, vector, 2, name), (once, twice))
         half = None
         if trace:
             traces, half = run.traces(weights, units, name)
@@ -130,6 +136,13 @@ def test_weights_that_are_not_finite_stay_so(run):
     torch.testing.assert_close(held, gram_hold(weight, 0.5), equal_nan=True)
 
 
+def test_a_factor_that_has_too_few_digits_is_none(run):
+    """Weights near the largest number, held to a small share: the factor would be subnormal, and its rounding a third of it."""
+    weight = torch.outer(torch.ones(3), torch.ones(3))[None] * 1e37
+    for fused_ in (False, True):
+        assert float(torch.linalg.matrix_norm(gram_hold(weight, 1e-8, fused=fused_).double(), ord=2)) <= 1e-8
+
+
 def test_signs_are_the_same_bits(run, monkeypatch):
     for dtype, shape in product(kernels.DTYPES, ((5, 2), (600, 43), (3, 1, 8, 8), (0, 4), (4, 0))):
         noise = Noise(2**63 + 12345, torch.arange(shape[0]) * 7919 - 2000)
@@ -152,11 +165,15 @@ def runs(run, monkeypatch):
     return seen
 
 
-def by_kernels(made):
+def by(made, backend):
     for part in made.parts:
         if isinstance(part, Residual):
-            part.branch.train().compiled = "kernels"
+            part.branch.train().compiled = backend
     return made
+
+
+def by_kernels(made):
+    return by(made, "kernels")
 
 
 EVERY = (*ESTIMATORS, *(PowerSeries(2, **roulette) for roulette in ROULETTES), PowerSeries(1, first_trace=False, **ROULETTES[1]))
@@ -200,6 +217,120 @@ def test_what_kernels_do_not_do_goes_the_plain_way(runs):
     assert not runs
 
 
+@pytest.mark.parametrize("dtype", kernels.DTYPES)
+@pytest.mark.parametrize("name", kernels.ACTIVATIONS)
+@pytest.mark.parametrize("hidden", ((5,), (8, 3), (4, 7, 5)))
+def test_plain_steps_are_those_without_kernels(run, two_threads, hidden, name, dtype):
+    for lipschitz, last, limit in product((0.5, 0.99), (False, True), (3, 400)):
+        bound = branch("gram", 6, hidden, lipschitz, name).bind().to(dtype)
+        fast = replace(bound, backend="kernels")
+        y, goal = rows(600, 6, scale=3.0).to(dtype), 10.0 ** torch.linspace(-1, -4, 600, dtype=dtype)
+        y[7] = torch.nan
+        start = torch.zeros_like(y) if last else y
+        found = fast.plain_steps(y, start, goal, True, last, limit, 1 if last else 2, 4, 28)
+        wanted = _iterate(bound, y, start, lipschitz, goal, limit, Plain(), last=last)
+        digits = 1e-5 if dtype == torch.float32 else 1e-13
+        assert bool(torch.isnan(found[1][7])) and math.isinf(float(wanted[1][7].detach())), (
+            "a caller of the kernel says what this means"
+        )
+        found[1][7] = math.inf
+        for one, other in zip(found[:2], wanted[:2], strict=True):
+            torch.testing.assert_close(one, other, rtol=digits, atol=digits, equal_nan=True)
+        assert found[2].dtype == torch.int64 and float((found[2] == wanted[2]).double().mean()) > 0.99
+        assert int(found[2][7]) == min(4, limit), "a row that is no numbers is given up, the others are not"
+
+
+@pytest.mark.parametrize("family", ("sandwich", "gram"))
+def test_inverses_by_kernels_are_certified(run, two_threads, family):
+    for dtype, lipschitz in product(kernels.DTYPES, (0.7, 0.98)):
+        plain = Residual(branch(family, 4, (8, 6), lipschitz, "tanh")).to(dtype).bind()
+        y = plain.forward(rows(300, 4).to(dtype)).detach()
+        solution = replace(plain, bound=replace(plain.bound, backend="kernels")).inverse(y, Picard(tol=1e-5))
+        truth = plain.to(torch.float64).inverse(y.double(), Picard(tol=1e-13))
+        error = (solution.value.double() - truth.value).norm(dim=1)
+        assert solution.converged.all() and bool((error <= solution.error_bound.double() + truth.error_bound).all())
+        torch.testing.assert_close(solution.steps, plain.inverse(y, Picard(tol=1e-5)).steps, rtol=0, atol=4)
+
+
+def test_a_context_of_rows_is_inverted_the_plain_way(run):
+    made = Residual(branch("gram", 3, (8, 6), 0.9, "elu", 2))
+    y, context = rows(20, 3), rows(20, 2, 9)
+    wanted = made.bind(context).inverse(y, Picard())
+    made.branch.compiled = "kernels"
+    assert torch.equal(made.bind(context).inverse(y, Picard()).value, wanted.value)
+
+
+def test_few_steps_are_few(run):
+    for steps in (1, 2, 3):
+        plain = Residual(branch("gram", 3, (8, 6), 0.9, "tanh")).bind()
+        fast = replace(plain, bound=replace(plain.bound, backend="kernels"))
+        y, solver = rows(20, 3), Picard(max_steps=steps)
+        assert torch.equal(fast.inverse(y, solver).steps, plain.inverse(y, solver).steps)
+
+
+class Half(Tanh):
+    """Another function, by the name of its class's parent."""
+
+    def __call__(self, x):
+        return 0.5 * torch.tanh(x)
+
+
+Half.__name__ = "Tanh"
+
+
+def test_an_activation_of_somebodys_own_has_no_kernels_by_its_name(run):
+    made = branch("gram", 3, (8, 6), 0.9, Half())
+    wanted = Residual(made).bind().inverse(rows(20, 3), Picard()).value
+    made.compiled = "kernels"
+    assert not made.train().bind().fuses
+    assert torch.equal(Residual(made.eval()).bind().inverse(rows(20, 3), Picard()).value, wanted)
+
+
+def test_contexts_and_parameters_of_other_layouts(runs):
+    made, x = chain(context=2), rows(30, 3)
+    for context in (rows(1, 2, 9), rows(30, 2, 9)):
+        wanted = answers(by(made, ""), PowerSeries(3), x, context)
+        same(answers(by_kernels(made), PowerSeries(3), x, context), wanted)
+    made = chain()
+    made.parts[2].shift.data = torch.ones(1, dtype=torch.float64).expand(3)
+    made.parts[5].log_scale.data = torch.ones(3, 2, dtype=torch.float64)[:, 0]
+    wanted = answers(by(made, ""), PowerSeries(3), x)
+    same(answers(by_kernels(made), PowerSeries(3), x), wanted)
+    assert runs == [5, 5]
+
+
+def test_transforms_of_torch_go_the_plain_way(runs):
+    made, x = by_kernels(chain()), rows(6, 3)
+    noise = Noise(0, torch.arange(6))
+
+    def loss(parameters):
+        return torch.func.functional_call(_Volume(made), parameters, (x, noise))
+
+    named = {f"made.{name}": parameter.detach() for name, parameter in made.named_parameters()}
+    found = torch.func.grad(loss)(named)
+    assert not runs and all(torch.isfinite(gradient).all() for gradient in found.values())
+    assert torch.compile(lambda y: noise.signs(y) * y, backend="eager", fullgraph=True)(x).shape == x.shape
+
+
+class _Volume(torch.nn.Module):
+    def __init__(self, made):
+        super().__init__()
+        self.made = made
+
+    def forward(self, x, noise):
+        return self.made.bind().forward_and_logdet(x, PowerSeries(3), noise)[1].value.sum()
+
+
+def test_noise_that_does_not_fit_is_as_without_kernels(run):
+    assert torch.equal(
+        Noise(3, torch.tensor([5])).signs(torch.empty(4, 3)), Noise(3, torch.full((4,), 5)).signs(torch.empty(4, 3))
+    )
+    with pytest.raises(RuntimeError):
+        Noise(3, torch.arange(4)).signs(torch.empty(3, 3))
+    with pytest.raises(RuntimeError, match="a number for each row"):
+        run.signs(torch.arange(4), 3, torch.empty(3, 3))
+
+
 def test_the_gradient_of_the_gradient_is_refused(runs):
     made, x = by_kernels(chain()), rows(6, 3).requires_grad_(True)
     z, estimate = made.bind().forward_and_logdet(x, PowerSeries(3), Noise(0, torch.arange(6)))
@@ -225,6 +356,7 @@ def test_without_a_compiler_it_is_told_why(tmp_path):
     broken.chmod(0o755)
     assert "broken could not compile them: a.cpp:1: error: not today" in said(tmp_path / "cache", CXX=str(broken))
     assert [path.name for path in (tmp_path / "cache").rglob("*") if path.is_file()] == []
+    assert "no C++ compiler" not in said(tmp_path / "cache", CXX=f"{broken} -Wall")
 
 
 @pytest.mark.slow
@@ -233,8 +365,11 @@ def test_processes_that_start_together_compile_once_and_without_a_cache_folder_e
     started = [subprocess.Popen([sys.executable, "-c", ASK], env=given, stdout=subprocess.PIPE) for _ in range(2)]
     assert [process.communicate()[0] for process in started] == [b"", b""]
     (made,) = (tmp_path / "cache").rglob("*.so")
-    assert not [path for path in made.parent.iterdir() if path.name not in (made.name, "lock")]
+    assert not [path for path in made.parent.iterdir() if path.name not in (made.name, made.with_suffix(".sha256").name, "lock")]
     before = made.stat().st_mtime_ns
     assert said(tmp_path / "cache") == "" and made.stat().st_mtime_ns == before
+    made.write_bytes(made.read_bytes()[:1000])  # a power cut: loading half of a library would kill the process
+    assert said(tmp_path / "cache") == "" and made.stat().st_size > 1000
     (tmp_path / "file").write_text("")
-    assert said(tmp_path / "file") == "", "no folder can be made there"
+    assert said(tmp_path / "file", TMPDIR=str(tmp_path)) == "", "no folder can be made there"
+    assert not list(tmp_path.glob("iresnet-kernels-*"))

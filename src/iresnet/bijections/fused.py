@@ -48,8 +48,10 @@ def fused_run(parts: Sequence[Any], x: Tensor, logdet: LogDet, noise: Noise) -> 
 def _fits(block: Any, before: AffineTransform | None, x: Tensor) -> bool:
     if not isinstance(block, ResidualTransform) or not isinstance(block.bound, DenseBound) or block.bf16 or not block.bound.fuses:
         return False
-    alike = x.dim() == 2 and x.dtype == block.bound.dtype
-    return alike and (before is None or (before.shift.dim() == 1 and before.shift.dtype == x.dtype))
+    bound = block.bound
+    alike = x.dtype == bound.dtype and x.shape[1:] == bound.weights[0].shape[1:]
+    alike = alike and all(offset.dim() == 1 or len(offset) == len(x) for offset in bound.offsets)
+    return alike and (before is None or (before.shift.shape == x.shape[1:] and before.shift.dtype == x.dtype))
 
 
 def _kind(bound: DenseBound) -> Any:
@@ -72,8 +74,8 @@ class FusedRun:
     def forward_and_logdet(self, x: Tensor, logdet: Any, noises: Sequence[Noise], luck: float) -> tuple[Tensor, Estimate]:
         """z (B, d) and the log-determinant of x (B, d), with a noise for each block; see ``PowerSeries.joint``."""
         nothing = x.new_empty(0)
-        log_scales = [nothing if one is None else one.log_scale for one in self.affine]
-        shifts = [nothing if one is None else one.shift for one in self.affine]
+        log_scales = [nothing if one is None else one.log_scale.contiguous() for one in self.affine]
+        shifts = [nothing if one is None else one.shift.contiguous() for one in self.affine]
         weights = [weight for block in self.blocks for weight in block.weights]
         offsets = [offset for block in self.blocks for offset in block.offsets]
         tensors = _Tensors(x.contiguous(), weights, offsets, log_scales, shifts)
@@ -107,9 +109,12 @@ def _linearize(tensors: _Tensors, first: DenseBound) -> Linearization:
         at = _Pass(*kernels.operations().values(*tensors, name))
     count, weights = len(at.inputs), tensors.weights
 
-    def vjp(vector: Tensor) -> Tensor:
+    def powers(vector: Tensor, times: int) -> Tensor:
         probes = vector.reshape(vector.shape[:-2].numel(), count, *at.last.shape)
-        return kernels.operations().from_left(weights, at.hidden, probes, name).reshape(vector.shape)
+        return kernels.operations().powers_from_left(weights, at.hidden, probes, times, name).reshape(times, *vector.shape)
+
+    def vjp(vector: Tensor) -> Tensor:
+        return powers(vector, 1)[0]
 
     def jvp(vector: Tensor) -> Tensor:
         depth = len(first.weights)
@@ -129,7 +134,7 @@ def _linearize(tensors: _Tensors, first: DenseBound) -> Linearization:
         flat = (tensors.x, *tensors.weights, *tensors.offsets, *tensors.log_scales, *tensors.shifts)
         return _Run.apply(name, at, half, probed, *flat)
 
-    return Linearization(at.inputs.flatten(0, 1), vjp, jvp, trace if len(at.hidden) <= 2 else None, None, attach)
+    return Linearization(at.inputs.flatten(0, 1), vjp, jvp, trace if len(at.hidden) <= 2 else None, None, attach, powers=powers)
 
 
 class _Run(torch.autograd.Function):

@@ -52,7 +52,8 @@ def train(
     steps: Annotated[int | None, typer.Option(help="Optimiser steps.")] = None,
     minutes: Annotated[float | None, typer.Option(help="Train about this long: the steps are measured once, then fixed.")] = None,
     compiled: Annotated[
-        bool | None, typer.Option("--compile", help="Train through compiled kernels: the first step takes longer.")
+        bool | None,
+        typer.Option("--compile", help="Train dense flows by kernels in C++: faster on a CPU; compiled once, which needs g++."),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Of everything random.  [default: 0]", show_default=False)] = None,
     columns: Annotated[str | None, typer.Option(help="Columns to model, in order: a,b,c.")] = None,

@@ -129,14 +129,14 @@ class Branch(nn.Module):
 
     lipschitz: float
     guarantee: Guarantee
-    compiled: str = ""  # asks bounds made for training for "kernels", "inductor" or "auto", see iresnet.compile
+    compiled: str = ""  # asks bounds for "kernels", "inductor" or "auto", see iresnet.compile
     bf16: bool = False  # asks for training's products in bfloat16, see iresnet.compiling.bfloat16
 
     @property
     def backend(self) -> str:
-        """By what training's passes go at present: "kernels", "inductor", or "" for neither."""
-        if self.compiled != "auto" or not self.training:
-            return self.compiled if self.training else ""
+        """By what passes go that have kernels: "kernels", "inductor", or "" for neither."""
+        if self.compiled != "auto":
+            return self.compiled
         return "kernels" if self.raw()[0].device.type == "cpu" else "inductor"
 
     def raw(self) -> tuple[Tensor, ...]:

@@ -85,7 +85,7 @@ class DenseBranch(Branch):
             shifts = self.shift(context).split((*self.hidden, self.features), -1)
             offsets = tuple(bias + shift for bias, shift in zip(offsets, shifts, strict=True))
         certified = self.lipschitz if self.guarantee == "sound" else None
-        return DenseBound(weights, offsets, self.activation, certified, self.backend)
+        return DenseBound(weights, offsets, self.activation, certified, self.backend, self.training)
 
     def signature(self) -> Any:
         weight = self.biases[0]
@@ -153,7 +153,7 @@ class NormalizedBranch(DenseBranch):
         if self.family == "free":
             return weight
         if self.family == "gram":
-            return gram_hold(weight, share, self.steps, fused=self.backend == "kernels")
+            return gram_hold(weight, share, self.steps, fused=self.training and self.backend == "kernels")
         if self.family == "bjorck" and not last:  # the last layer may be small: a new block is the identity
             return share * _bjorck(weight, self.steps)
         if self.family == "power":

@@ -18,22 +18,27 @@ from torch.nn.functional import linear
 from .. import kernels
 from ..numerics.linearize import Linearization, linearize
 from ..numerics.norms import gram_bound
+from . import activations
 from .base import LayeredBound
 from .joined import OpenedBranch, open_branch
 from .pullback import Layers, affine, from_left, from_right, pull_back, run_forward, trace_half
 
 __all__ = ["DenseBound"]
 
+# These very classes: one derived from them may be another function.
+_KERNELS = tuple(getattr(activations, name) for name in kernels.ACTIVATIONS)
+
 
 @dataclass(frozen=True, eq=False)
 class DenseBound(LayeredBound):
     """A multilayer perceptron with explicit tensors: weights (h_1, d), ..., (d, h_(n-1)).
 
-    ``compiled`` says by what training's passes go, see ``Branch.backend``. The rest is as in
-    :class:`~iresnet.contract.base.LayeredBound`.
+    ``backend`` says by what kernels passes go that have them ("kernels", "inductor" or ""), ``training`` whether training's do
+    besides inverses, see ``Branch.backend``. The rest is as in :class:`~iresnet.contract.base.LayeredBound`.
     """
 
-    compiled: str = ""
+    backend: str = ""
+    training: bool = False
 
     def norm(self, weight: Tensor, steps: int = 6) -> Tensor:
         return gram_bound(weight, steps)
@@ -88,14 +93,28 @@ class DenseBound(LayeredBound):
         return open_branch(self._layers(), x)
 
     def _layers(self) -> Layers:
-        return Layers(self.weights, self.offsets, self.activation, self.compiled == "inductor")
+        return Layers(self.weights, self.offsets, self.activation, self.training and self.backend == "inductor")
 
     @property
     def fuses(self) -> bool:
-        """Whether passes of a chain of such branches are asked for, and offered, by :mod:`iresnet.kernels`."""
-        weight = self.weights[0]
-        offered = weight.device.type == "cpu" and weight.dtype in kernels.DTYPES
-        return self.compiled == "kernels" and offered and type(self.activation).__name__ in kernels.ACTIVATIONS
+        """Whether training's passes of a chain of such branches are asked for, and offered, by :mod:`iresnet.kernels`."""
+        return self.training and self._has_kernels
+
+    @property
+    def _has_kernels(self) -> bool:
+        return self.backend == "kernels" and type(self.activation) in _KERNELS and kernels.take(self.weights[0])
+
+    def plain_steps(self, y: Tensor, start: Tensor, goal: Tensor, *rule: int) -> tuple[Tensor, Tensor, Tensor] | None:
+        """The plain iteration by :mod:`iresnet.kernels` where it is asked for and offered; see ``numerics.iteration``.
+
+        ``rule`` are whether the map is contractive, whether this is the last precision, the limit of steps, how many of them
+        there are between two looks at their lengths, and the window and patience within which these must shrink.
+        """
+        if not self._has_kernels or y.dtype != self.dtype or any(offset.dim() > 1 for offset in self.offsets):
+            return None
+        y, start, goal = (one.contiguous() for one in (y, start, goal))
+        run = kernels.operations().plain_steps
+        return run(y, start, self.weights, self.offsets, goal, *rule, type(self.activation).__name__)
 
     @property
     def widest(self) -> int:

@@ -9,169 +9,22 @@
 // a block may stand an affine map, x exp(log_scale) + shift; empty tensors where there is none. All are dense and of one type.
 
 #include <ATen/Dispatch.h>
-#include <ATen/Parallel.h>
-#include <ATen/core/Tensor.h>
+#include <ATen/ops/add.h>
 #include <ATen/ops/addcmul.h>
 #include <ATen/ops/addmm.h>
-#include <ATen/ops/elu.h>
-#include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
-#include <ATen/ops/from_blob.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/mul.h>
-#include <ATen/ops/relu.h>
-#include <ATen/ops/sigmoid.h>
 #include <ATen/ops/sum.h>
-#include <ATen/ops/tanh.h>
 #include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
-#include <algorithm>
-#include <cstdlib>
-#include <mutex>
-#include <numeric>
 #include <optional>
-#include <string>
 #include <tuple>
-#include <unordered_map>
-#include <vector>
+
+#include "common.h"
 
 namespace {
-
-using at::Tensor;
-using Tensors = std::vector<Tensor>;
-using List = at::TensorList;
-using Name = const std::string&;
-
-constexpr int64_t kRows = 256;  // with 128 units in float32, a layer of so many rows is 64 KiB: a dozen stay in a core's cache
-
-// Activations: `apply` overwrites pre-activations by values h, `slope` tells the slope s from the value, and `bend` carries a
-// gradient by the slope on to the value.
-
-struct ReLU {
-  static void apply(Tensor& t) { at::relu_(t); }
-  template <typename T> static T slope(T h) { return h > T(0) ? T(1) : T(0); }
-  template <typename T> static T bend(T, T) { return T(0); }
-};
-
-struct ELU {
-  static void apply(Tensor& t) { at::elu_(t); }
-  template <typename T> static T slope(T h) { return std::min(h, T(0)) + T(1); }
-  template <typename T> static T bend(T h, T by_slope) { return h < T(0) ? by_slope : T(0); }
-};
-
-struct Tanh {
-  static void apply(Tensor& t) { at::tanh_(t); }
-  template <typename T> static T slope(T h) { return T(1) - h * h; }
-  template <typename T> static T bend(T h, T by_slope) { return T(-2) * h * by_slope; }
-};
-
-struct Sigmoid {
-  static void apply(Tensor& t) { at::sigmoid_(t); }
-  template <typename T> static T slope(T h) { return h * (T(1) - h); }
-  template <typename T> static T bend(T h, T by_slope) { return (T(1) - T(2) * h) * by_slope; }
-};
-
-template <typename F>
-void with_activation(Name name, F f) {
-  if (name == "ReLU") return f(ReLU{});
-  if (name == "ELU") return f(ELU{});
-  if (name == "Tanh") return f(Tanh{});
-  if (name == "Sigmoid") return f(Sigmoid{});
-  TORCH_CHECK(false, "no kernels for the activation ", name);
-}
-
-// Memory that was given back, by its size, for the next tensor of that size. A step of training asks for the same tensors as the
-// last one, and pages that come new from the system are cleared first, which takes as long as all that is written to them.
-class Pool {
- public:
-  Tensor empty(at::IntArrayRef shape, const at::TensorOptions& options) {
-    const int64_t bytes = c10::multiply_integers(shape) * static_cast<int64_t>(options.dtype().itemsize());
-    if (bytes < kSmall) return at::empty(shape, options);
-    return at::from_blob(take(bytes), shape, [this, bytes](void* memory) { give(memory, bytes); }, options);
-  }
-  static Pool& shared() {
-    static Pool* const pool = new Pool;  // never destroyed: tensors may outlive all static objects
-    return *pool;
-  }
-
- private:
-  static constexpr int64_t kSmall = 1 << 15, kMost = 1 << 28;
-
-  void* take(int64_t bytes) {
-    {
-      const std::lock_guard<std::mutex> guard(mutex_);
-      auto& unused = unused_[bytes];
-      if (!unused.empty()) {
-        void* const memory = unused.back();
-        unused.pop_back();
-        held_ -= bytes;
-        return memory;
-      }
-    }
-    void* const memory = std::aligned_alloc(64, (bytes + 63) / 64 * 64);
-    TORCH_CHECK(memory, "out of memory: ", bytes, " bytes were asked for");
-    return memory;
-  }
-  void give(void* memory, int64_t bytes) {
-    const std::lock_guard<std::mutex> guard(mutex_);
-    if (held_ + bytes > kMost) return std::free(memory);
-    unused_[bytes].push_back(memory);
-    held_ += bytes;
-  }
-
-  std::mutex mutex_;
-  std::unordered_map<int64_t, std::vector<void*>> unused_;
-  int64_t held_ = 0;
-};
-
-Tensor empty(at::IntArrayRef shape, const Tensor& like) { return Pool::shared().empty(shape, like.options()); }
-
-// Memory of one thread: `count` tensors, each of at most so many numbers.
-class Scratch {
- public:
-  Scratch(int64_t count, int64_t size, const Tensor& like) : size_(size), memory_(empty({count * size}, like)) {}
-  Tensor operator()(int64_t index, int64_t rows, int64_t columns) const {
-    return memory_.narrow(0, index * size_, rows * columns).view({rows, columns});
-  }
-
- private:
-  int64_t size_;
-  Tensor memory_;
-};
-
-struct Rows {
-  int64_t begin, count;
-  bool first;  // of those that are summed together
-  Tensor operator()(const Tensor& t) const { return t.narrow(-2, begin, count); }
-};
-
-int64_t widest(List weights) {
-  int64_t width = 1;
-  for (const auto& weight : weights) width = std::max({width, weight.size(0), weight.size(1)});
-  return width;
-}
-
-// In how many parts the rows of each of `items` are taken, so that threads are busy alike.
-int64_t parts(int64_t items, int64_t batch) {
-  const int64_t threads = at::get_num_threads();
-  return std::clamp<int64_t>(batch / 32, 1, threads / std::gcd(threads, items));
-}
-
-// f(item, part, rows) for all rows of all items, at most kRows at once. Autograd records nothing in it. make() is what a thread
-// has of its own, and is handed to f last.
-template <typename M, typename F>
-void for_rows(int64_t items, int64_t batch, int64_t split, M make, F f) {
-  at::parallel_for(0, items * split, 1, [&](int64_t from, int64_t to) {
-    at::AutoDispatchBelowADInplaceOrView below;
-    const auto own = make();
-    for (int64_t index = from; index < to; ++index) {
-      const int64_t part = index % split, start = batch * part / split, stop = batch * (part + 1) / split;
-      for (int64_t begin = start; begin < stop; begin += kRows)
-        f(index / split, part, Rows{begin, std::min(kRows, stop - begin), begin == start}, own);
-    }
-  });
-}
 
 // t *= slopes, where h (n, units) are the values; row i of t stands for row index[i] of h if there is an index.
 template <typename Act>
@@ -223,8 +76,9 @@ Tensors total(const Tensors& sums) {
   at::parallel_for(0, sums.size(), 1, [&](int64_t from, int64_t to) {
     at::AutoDispatchBelowADInplaceOrView below;
     for (int64_t index = from; index < to; ++index) {
-      found[index] = sums[index][0];
-      for (int64_t part = 1; part < sums[index].size(0); ++part) found[index].add_(sums[index][part]);
+      const Tensor& parts = sums[index];
+      found[index] = parts.size(0) == 1 ? parts[0] : at::add(parts[0], parts[1]);  // a new tensor: parts are not kept for one
+      for (int64_t part = 2; part < parts.size(0); ++part) found[index].add_(parts[part]);
     }
   });
   return found;
@@ -273,43 +127,43 @@ std::vector<int64_t> alive(const T* v, int64_t count, int64_t features) {
   return found;
 }
 
-// J^T v, of v (m, G, B, d). Rows of zeros, those for which a roulette has stopped, cost nothing.
-Tensor from_left(List weights, List hidden, const Tensor& vector, Name activation) {
+// J^T v, (J^T)^2 v and so on, (n, m, G, B, d) for v (m, G, B, d): all while the hidden values of some rows are in the cache. Rows of
+// zeros, those for which a roulette has stopped, cost nothing.
+Tensor powers_from_left(List weights, List hidden, const Tensor& vector, int64_t count, Name activation) {
   const int64_t probes = vector.size(0), blocks = vector.size(1), batch = vector.size(2), features = vector.size(3);
   const int64_t depth = weights.size() / blocks, size = kRows * widest(weights);
-  Tensor found = empty(vector.sizes(), vector);
+  Tensor found = empty({count, probes, blocks, batch, features}, vector);
   with_activation(activation, [&](auto act) {
     const auto scratch = [&] { return Scratch(4, size, vector); };
     for_rows(blocks, batch, parts(blocks, batch), scratch, [&](int64_t block, int64_t, const Rows& rows, const Scratch& memory) {
       for (int64_t probe = 0; probe < probes; ++probe) {
-        Tensor now = rows(vector[probe][block]), out = rows(found[probe][block]);
-        AT_DISPATCH_FLOATING_TYPES(vector.scalar_type(), "from_left", [&] {
+        Tensor now = rows(vector[probe][block]);
+        AT_DISPATCH_FLOATING_TYPES(vector.scalar_type(), "powers_from_left", [&] {
           const scalar_t* const from = now.const_data_ptr<scalar_t>();
           const std::vector<int64_t> index = alive(from, rows.count, features);
-          const int64_t count = index.size();
-          const bool all = count == rows.count;
-          if (count == 0) {
-            out.zero_();
-            return;
-          }
+          const int64_t left = index.size();
+          const bool all = left == rows.count;
           if (!all) {
-            now = memory(2, count, features);
-            for (int64_t row = 0; row < count; ++row)
+            now = memory(2, left, features);
+            for (int64_t row = 0; row < left; ++row)
               std::copy_n(from + index[row] * features, features, now.data_ptr<scalar_t>() + row * features);
           }
-          for (int64_t layer = depth - 1; layer > 0; --layer) {
-            const Tensor& weight = weights[block * depth + layer];
-            Tensor next = memory(layer % 2, count, weight.size(1));
-            at::mm_out(next, now, weight);
-            times_slopes<decltype(act)>(next, rows(hidden[layer - 1][block]), all ? nullptr : index.data());
-            now = next;
+          for (int64_t power = 0; power < count; ++power) {
+            for (int64_t layer = depth - 1; layer > 0; --layer) {
+              const Tensor& weight = weights[block * depth + layer];
+              Tensor next = memory(layer % 2, left, weight.size(1));
+              at::mm_out(next, now, weight);
+              times_slopes<decltype(act)>(next, rows(hidden[layer - 1][block]), all ? nullptr : index.data());
+              now = next;
+            }
+            Tensor out = rows(found[power][probe][block]), last = all ? out : memory(2 + (power + 1) % 2, left, features);
+            at::mm_out(last, now, weights[block * depth]);
+            now = last;
+            if (all) continue;
+            out.zero_();
+            for (int64_t row = 0; row < left; ++row)
+              std::copy_n(last.data_ptr<scalar_t>() + row * features, features, out.data_ptr<scalar_t>() + index[row] * features);
           }
-          Tensor last = all ? out : memory(3, count, features);
-          at::mm_out(last, now, weights[block * depth]);
-          if (all) return;
-          out.zero_();
-          for (int64_t row = 0; row < count; ++row)
-            std::copy_n(last.data_ptr<scalar_t>() + row * features, features, out.data_ptr<scalar_t>() + index[row] * features);
         });
       }
     });
@@ -466,7 +320,7 @@ Tensors gradients(const Tensor& inputs, List hidden, List weights, List offsets,
   Tensor by_x = at::empty_like(by_last);
   with_activation(activation, [&](auto act) {
     using Act = decltype(act);
-    const auto scratch = [&] { return Scratch(2 * depth + 6, (probes + 1) * kRows * widest(weights), inputs); };
+    const auto scratch = [&] { return Scratch(2 * depth + 5, (probes + 1) * kRows * widest(weights), inputs); };
     for_rows(1, batch, split, scratch, [&](int64_t, int64_t part, const Rows& rows, const Scratch& memory) {
       const int64_t count = rows.count, above = probes * count;
       Tensor by = memory(0, count, features);  // the gradient by what leaves the block
@@ -476,7 +330,7 @@ Tensors gradients(const Tensor& inputs, List hidden, List weights, List offsets,
         const Tensor scale = by_logdet[block].narrow(0, rows.begin, count).unsqueeze(1);
         Tensors entering, pushed;
         for (int64_t layer = 0; layer < depth; ++layer) {
-          Tensor both = memory(4 + 2 * layer, above + count, own[layer].size(1));
+          Tensor both = memory(3 + 2 * layer, above + count, own[layer].size(1));
           if (layer > 0) {
             enter<Act>(both, pushed[layer - 1], rows(hidden[layer - 1][block]));
           } else {
@@ -485,7 +339,7 @@ Tensors gradients(const Tensor& inputs, List hidden, List weights, List offsets,
           }
           entering.push_back(both);
           if (layer == layers) break;
-          pushed.push_back(memory(5 + 2 * layer, above, own[layer].size(0)));
+          pushed.push_back(memory(4 + 2 * layer, above, own[layer].size(0)));
           at::mm_out(pushed[layer], both.narrow(0, 0, above), own[layer].t());
         }
         Tensors trace(layers);  // gradients of tr J by the slopes
@@ -496,14 +350,14 @@ Tensors gradients(const Tensor& inputs, List hidden, List weights, List offsets,
             times_slopes<Act>(found, rows(hidden[layer][block]));
             return found;
           };
-          trace[0] = memory(2 * depth + 3, count, hidden[0].size(2));
+          trace[0] = memory(2 * depth + 2, count, hidden[0].size(2));
           at::mul_out(trace[0], layers == 1 ? (*half)[block] : rows((*half)[block]), scale);
-          Tensor first = slopes(0, 2 * depth + 4).mul_(scale), by_kernel = by_kernels[block][part];
+          Tensor first = slopes(0, 2 * depth + 3).mul_(scale), by_kernel = by_kernels[block][part];
           if (layers == 1) {
             add_rows(by_kernel[0], first, rows.first);
           } else {
             add_product(by_kernel, slopes(1, 1), first, rows.first);
-            trace[1] = memory(2 * depth + 5, count, hidden[1].size(2));
+            trace[1] = memory(2 * depth + 4, count, hidden[1].size(2));
             at::mm_out(trace[1], first, kernels[block].t());
           }
         }
@@ -552,12 +406,17 @@ Tensors gradients(const Tensor& inputs, List hidden, List weights, List offsets,
 TORCH_LIBRARY_FRAGMENT(iresnet, m) {
   m.def(
       "values(Tensor x, Tensor[] weights, Tensor[] offsets, Tensor[] log_scales, Tensor[] shifts, str activation) "
-      "-> (Tensor, Tensor[], Tensor)",
-      &values);
-  m.def("from_left(Tensor[] weights, Tensor[] hidden, Tensor vector, str activation) -> Tensor", &from_left);
-  m.def("traces(Tensor[] weights, Tensor[] hidden, str activation) -> (Tensor, Tensor)", &traces);
+      "-> (Tensor, Tensor[], Tensor)");
+  m.def("powers_from_left(Tensor[] weights, Tensor[] hidden, Tensor vector, int count, str activation) -> Tensor");
+  m.def("traces(Tensor[] weights, Tensor[] hidden, str activation) -> (Tensor, Tensor)");
   m.def(
       "gradients(Tensor inputs, Tensor[] hidden, Tensor[] weights, Tensor[] offsets, Tensor[] log_scales, Tensor[] shifts, "
-      "Tensor by_last, Tensor by_logdet, Tensor left, Tensor right, Tensor? half, str activation) -> Tensor[]",
-      &gradients);
+      "Tensor by_last, Tensor by_logdet, Tensor left, Tensor right, Tensor? half, str activation) -> Tensor[]");
+}
+
+TORCH_LIBRARY_IMPL(iresnet, CPU, m) {
+  m.impl("values", &values);
+  m.impl("powers_from_left", &powers_from_left);
+  m.impl("traces", &traces);
+  m.impl("gradients", &gradients);
 }

@@ -96,7 +96,9 @@ std::tuple<Tensor, Tensor, Tensor> hold(const Tensor& weights, double share, int
     for (int64_t index = from; index < to; ++index) {
       AT_DISPATCH_FLOATING_TYPES(weights.scalar_type(), "hold", [&] {
         const auto [norm, length] = schatten<scalar_t>(weights[index], steps, directions[index], memory);
-        const double bound = norm * inflation, factor = bound <= share ? 1.0 : share / bound;
+        const double bound = norm * inflation;
+        double factor = bound <= share ? 1.0 : share / bound;
+        if (factor < std::numeric_limits<scalar_t>::min()) factor = 0;  // subnormal numbers have too few digits to be sound
         scalar_t* const told = factors.data_ptr<scalar_t>() + 2 * index;
         told[0] = static_cast<scalar_t>(factor);
         told[1] = bound > share ? static_cast<scalar_t>(factor * length / norm) : scalar_t(0);
@@ -131,6 +133,11 @@ Tensor hold_gradient(const Tensor& weights, const Tensor& by_held, const Tensor&
 }  // namespace
 
 TORCH_LIBRARY_FRAGMENT(iresnet, m) {
-  m.def("hold(Tensor weights, float share, int steps, float inflation) -> (Tensor, Tensor, Tensor)", &hold);
-  m.def("hold_gradient(Tensor weights, Tensor by_held, Tensor directions, Tensor factors) -> Tensor", &hold_gradient);
+  m.def("hold(Tensor weights, float share, int steps, float inflation) -> (Tensor, Tensor, Tensor)");
+  m.def("hold_gradient(Tensor weights, Tensor by_held, Tensor directions, Tensor factors) -> Tensor");
+}
+
+TORCH_LIBRARY_IMPL(iresnet, CPU, m) {
+  m.impl("hold", &hold);
+  m.impl("hold_gradient", &hold_gradient);
 }

@@ -18,6 +18,7 @@ void signs(const at::Tensor& rows, int64_t seed, at::Tensor to) {
     word = (word ^ (word >> 27)) * kSecond;
     return word ^ (word >> 31);
   };
+  TORCH_CHECK(rows.dim() == 1 && to.dim() > 0 && to.size(0) == rows.size(0), "a number for each row is needed");
   const int64_t count = rows.numel(), columns = count ? to.numel() / count : 0;
   const int64_t* const numbers = rows.const_data_ptr<int64_t>();
   AT_DISPATCH_FLOATING_TYPES(to.scalar_type(), "signs", [&] {
@@ -38,4 +39,10 @@ void signs(const at::Tensor& rows, int64_t seed, at::Tensor to) {
 
 }  // namespace
 
-TORCH_LIBRARY_FRAGMENT(iresnet, m) { m.def("signs(Tensor rows, int seed, Tensor(a!) to) -> ()", &signs); }
+TORCH_LIBRARY_FRAGMENT(iresnet, m) {
+  m.def("signs(Tensor rows, int seed, Tensor(a!) to) -> ()");
+}
+
+TORCH_LIBRARY_IMPL(iresnet, CPU, m) {
+  m.impl("signs", &signs);
+}

@@ -189,6 +189,12 @@ def _iterate(
     """
     count, device = y.shape[0], y.device
     x, safe = (y, y) if start is None else (start, start)
+    blind = _plain(method) and not last  # in float64, which only finishes, an evaluation costs more than looking
+    if _plain(method) and max_steps > 0 and hasattr(function, "plain_steps"):
+        looks = _LOOK if blind else 1
+        done = function.plain_steps(y, x, goal.to(y), lipschitz < 1, last, max_steps, looks, _WINDOW, _PATIENCE)
+        if done is not None:
+            return done[0], done[1].nan_to_num(nan=math.inf), done[2]
     # The step at the last accepted point of each row; ``safe`` is that point's image, from which a refused row goes on.
     shortest = torch.full((count,), math.inf, dtype=y.dtype, device=device)
     shrink = min(lipschitz, 1.0) * (1 + min(1e-3, 0.1 * max(1 - lipschitz, 0.0)))  # room for rounding, and still below one
@@ -200,7 +206,6 @@ def _iterate(
     over, ended = torch.zeros(count, dtype=torch.bool, device=device), 0
     least, before, idle = found_step, found_step, torch.zeros_like(taken)
     method.begin(function, x)
-    blind = _plain(method) and not last  # in float64, which only finishes, an evaluation costs more than looking
     limit = (max_steps + (method.products if last else 0)) // (1 + method.products)
     for number in range(1, limit + 1):
         image = y - method.evaluate(function, x)

@@ -54,7 +54,7 @@ class Linearization:
     ``vjp`` and ``jvp`` take (B, *) or, for m products at once, (m, B, *). ``trace`` (B,) and ``jacobian`` (B, d, d) are None
     where there is no cheap form. ``attach`` turns a :class:`Probed` estimate made without a graph into g(x) and the
     log-determinant, differentiable once by x and by the function's tensors. ``core`` (B, r, r) with r < d has
-    det(I + core) = det(I + J).
+    det(I + core) = det(I + J). ``powers`` are J^T v, (J^T)^2 v and so on, (n, *), in fewer passes than ``vjp``.
     """
 
     value: Tensor
@@ -64,6 +64,7 @@ class Linearization:
     jacobian: Callable[[], Tensor] | None = None
     attach: Callable[[Probed], tuple[Tensor, Tensor]] | None = None
     core: Callable[[], Tensor] | None = None
+    powers: Callable[[Tensor, int], Tensor] | None = None
 
 
 def linearize(function: Callable[[Tensor], Tensor], x: Tensor) -> Linearization:

@@ -116,7 +116,7 @@ class Noise:
         """Rademacher signs, +1 or -1 with equal probability, of the shape and dtype of ``like`` (B, *)."""
         count = math.prod(like.shape[1:])
         run = kernels.at_hand()
-        if run and self.rows is not None and like.device.type == "cpu" and like.dtype in kernels.DTYPES:
+        if run and self.rows is not None and self.rows.shape == like.shape[:1] and kernels.take(like):
             signs = torch.empty(like.shape, dtype=like.dtype)
             run.signs(self.rows.to("cpu", torch.int64).contiguous(), _signed(self.seed), signs)
             return signs

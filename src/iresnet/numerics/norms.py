@@ -136,6 +136,7 @@ class _Hold(torch.autograd.Function):
         norm, direction, length = _schatten(weight, steps)
         bound = (norm * inflation)[..., None, None]
         factor = share / bound.clamp(min=share)
+        factor = torch.where(factor < torch.finfo(factor.dtype).tiny, 0.0, factor)  # subnormal: too few digits to be sound
         # The result does not depend on the norm of what is not held.
         relative = torch.where(bound > share, factor * length / norm[..., None, None], torch.zeros_like(bound))
         return weight * factor, factor, direction, relative
@@ -158,8 +159,9 @@ class _FusedHold(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, share: float, steps: int, inflation: float) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        held, *kept = kernels.operations().hold(weight.contiguous(), share, steps, inflation)
-        ctx.save_for_backward(weight.contiguous(), *kept)
+        weight = weight.contiguous()
+        held, *kept = kernels.operations().hold(weight, share, steps, inflation)
+        ctx.save_for_backward(weight, *kept)
         return held
 
     @staticmethod
@@ -209,7 +211,7 @@ def gram_hold(weight: Tensor, share: float, steps: int = 6, *, fused: bool = Fal
     """
     with torch.autocast(weight.device.type, enabled=False):
         if exact_products(weight) is weight:
-            if fused and weight.dim() == 3 and weight.dtype in kernels.DTYPES:
+            if fused and weight.dim() == 3 and kernels.take(weight):
                 return _FusedHold.apply(weight, share, steps, _inflation(weight, weight.dtype))
             return _Hold.apply(weight, share, steps, _inflation(weight, weight.dtype))[0]
     return weight * (share / gram_bound(weight, steps).clamp(min=share))[..., None, None]

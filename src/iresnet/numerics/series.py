@@ -153,7 +153,8 @@ class PowerSeries:
             known_trace = self.first_trace and at.trace is not None
             product = at.vjp if self.product == "vjp" else at.jvp
             probes = draw_probes(self.distribution, self.probes, at.value, *noises)
-            totals, weights, bias = self._sum(product, probes, known_trace, lipschitz, luck)
+            powers = at.powers if self.product == "vjp" else None
+            totals, weights, bias = self._sum(product, probes, known_trace, lipschitz, luck, powers)
             value = totals.mean(0)
             if known_trace and at.trace is not None:
                 value = value + at.trace()
@@ -165,10 +166,21 @@ class PowerSeries:
         """The standard error (B,) of the mean over probes (m, B); not known of a roulette."""
         return stderr_of_mean(totals.detach() if self.roulette is None else totals.detach()[:1])
 
-    def _sum(self, product, probes: Tensor, known_trace: bool, lipschitz: float, luck: float) -> tuple[Tensor, Tensor, Tensor]:  # noqa: ANN001
-        """Per probe the series (m, B) and the Neumann weights (m, B, *); the bias (B,). An exact trace stands for k = 1 and 0."""
+    def _sum(
+        self,
+        product: Callable[[Tensor], Tensor],
+        probes: Tensor,
+        known_trace: bool,
+        lipschitz: float,
+        luck: float,
+        powers: Callable[[Tensor, int], Tensor] | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Per probe the series (m, B) and the Neumann weights (m, B, *); the bias (B,). An exact trace stands for k = 1 and 0.
+
+        ``powers`` are several products at once, for as many terms as are known beforehand to be taken.
+        """
         if self.roulette is not None:
-            return self._play(product, probes, known_trace, lipschitz, luck)
+            return self._play(product, probes, known_trace, lipschitz, luck, powers)
         size = math.prod(probes.shape[2:])
         length = _length(probes)
         totals = torch.zeros_like(length)
@@ -194,7 +206,13 @@ class PowerSeries:
         raise AssertionError("unreachable")
 
     def _play(
-        self, product: Callable[[Tensor], Tensor], probes: Tensor, known_trace: bool, lipschitz: float, luck: float
+        self,
+        product: Callable[[Tensor], Tensor],
+        probes: Tensor,
+        known_trace: bool,
+        lipschitz: float,
+        luck: float,
+        powers: Callable[[Tensor, int], Tensor] | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """What :meth:`_sum` returns, of a roulette: a term is taken if ``luck`` is below the probability of coming so far.
 
@@ -205,8 +223,9 @@ class PowerSeries:
         weights = torch.zeros_like(probes) if known_trace else probes.clone()
         summed = torch.zeros_like(probes)  # the series before its inner product with the probes
         reached = probes.new_ones(probes.shape[:2])
+        ahead = powers(vector, self._certain(luck, lipschitz)) if powers else ()
         for step in count(1):
-            vector = product(vector)
+            vector = ahead[step - 1] if step <= len(ahead) else product(vector)
             if step > 1 or not known_trace:
                 summed = _plus(summed, vector, (-1) ** (step + 1) / (step * common))
             if self.gradient == "neumann":
@@ -227,6 +246,16 @@ class PowerSeries:
             vector = _times(vector, torch.where(active, before / reached, 0.0))  # weighted once for all later terms
         totals = inner(summed, probes)
         return totals, weights, torch.zeros_like(totals[0])
+
+    def _certain(self, luck: float, lipschitz: float) -> int:
+        """Terms that are taken whatever they turn out to be, as far as it is worth knowing."""
+        always, certain, common = self.terms or 1, self.terms or 1, 1.0
+        while self.roulette != "adaptive" and certain < _SELDOM:
+            common *= self._survival(certain - always, lipschitz)
+            if luck >= common:
+                break
+            certain += 1
+        return min(certain, _SELDOM)
 
     def _survival(self, index: int, lipschitz: float) -> float:
         """Probability of a further term, ``index`` beyond those always computed, that is the same for all rows."""
