@@ -35,7 +35,7 @@ def compile(network: _Network, backend: Literal["auto", "kernels", "inductor"] =
         seconds the first time on a machine. They serve branches with Tanh, ELU, ReLU or Sigmoid: in training, estimates by power
         series with Neumann gradients; inverses, the plain iteration without a context. All else goes the plain way. "inductor"
         is ``torch.compile``, of a block forward and backward, which equal blocks reuse: some seconds at the first step, and again
-        for another batch size. "auto" takes kernels on a CPU and inductor elsewhere.
+        for another batch size. "auto" takes kernels for a network that is on a CPU, and inductor elsewhere.
 
     Raises
     ------
@@ -44,8 +44,9 @@ def compile(network: _Network, backend: Literal["auto", "kernels", "inductor"] =
     """
     if backend not in ("auto", "kernels", "inductor"):
         raise ValueError(f"compile: backend is 'auto', 'kernels' or 'inductor', got {backend!r}")
-    on_cpu = all(parameter.device.type == "cpu" for parameter in network.parameters())
-    reason = _no_kernels() if backend == "kernels" or (backend == "auto" and on_cpu) else _no_inductor()
+    if backend == "auto":
+        backend = "kernels" if all(parameter.device.type == "cpu" for parameter in network.parameters()) else "inductor"
+    reason = _no_kernels() if backend == "kernels" else _no_inductor()
     if reason is None:
         for branch in (part for part in network.modules() if isinstance(part, Branch)):
             branch.compiled = backend

@@ -18,10 +18,11 @@ from test_joined import ESTIMATORS, ROULETTES, answers, chain, same
 from iresnet import kernels
 from iresnet.bijections import ActNorm, Chain, Residual, fused
 from iresnet.contract.activations import Tanh, activation
+from iresnet.contract.base import bind_all
 from iresnet.numerics.fixed_point import Picard
 from iresnet.numerics.iteration import Plain, _iterate
 from iresnet.numerics.noise import Noise
-from iresnet.numerics.norms import gram_hold
+from iresnet.numerics.norms import gram_hold, gram_hold_each
 from iresnet.numerics.series import PowerSeries
 
 SHAPES = ((2, (7, 5)), (4, (3,)), (3, (5, 4, 6)), (9, (2, 3)))
@@ -119,7 +120,7 @@ def test_weights_are_held_as_without_kernels_and_soundly(run, two_threads, dtype
         answers = []
         for by_kernels in (False, True):
             weight = start.clone().requires_grad_(True)
-            held = gram_hold(weight, 0.7, fused=by_kernels)
+            held = torch.stack(gram_hold_each(weight.unbind(), 0.7)) if by_kernels else gram_hold(weight, 0.7)
             held.backward(torch.ones_like(held))
             answers.append((held.detach(), weight.grad))
         digits = torch.finfo(dtype).eps
@@ -128,19 +129,29 @@ def test_weights_are_held_as_without_kernels_and_soundly(run, two_threads, dtype
         assert float(torch.linalg.matrix_norm(answers[1][0].double(), ord=2).max()) <= 0.7
 
 
+@pytest.mark.parametrize("place", ("layer", "output"))
+def test_branches_are_bound_together_as_one_by_one(run, place):
+    made = [branch("gram", 3, (8, 6), 0.9, "lipswish", seed=seed, place=place).train() for seed in (0, 1)]
+    wanted = [one.bind().weights for one in made]
+    for one in made:
+        one.compiled = "kernels"
+    for bound, weights in zip(bind_all(made), wanted, strict=True):
+        same(bound.weights, weights)
+
+
 def test_weights_that_are_not_finite_stay_so(run):
     weight = torch.ones(3, 4, 4)
     weight[1, 0, 0], weight[2, 1, 1] = torch.nan, torch.inf
-    held = gram_hold(weight, 0.5, fused=True)
+    held = torch.stack(gram_hold_each(weight.unbind(), 0.5))
     assert torch.isnan(held[1:]).any((1, 2)).all()
     torch.testing.assert_close(held, gram_hold(weight, 0.5), equal_nan=True)
 
 
 def test_a_factor_that_has_too_few_digits_is_none(run):
     """Weights near the largest number, held to a small share: the factor would be subnormal, and its rounding a third of it."""
-    weight = torch.outer(torch.ones(3), torch.ones(3))[None] * 1e37
-    for fused_ in (False, True):
-        assert float(torch.linalg.matrix_norm(gram_hold(weight, 1e-8, fused=fused_).double(), ord=2)) <= 1e-8
+    weight = torch.ones(3, 3) * 1e37
+    for held in (gram_hold(weight, 1e-8), *gram_hold_each([weight], 1e-8)):
+        assert float(torch.linalg.matrix_norm(held.double(), ord=2)) <= 1e-8
 
 
 def test_signs_are_the_same_bits(run, monkeypatch):
@@ -223,7 +234,7 @@ def test_what_kernels_do_not_do_goes_the_plain_way(runs):
 def test_plain_steps_are_those_without_kernels(run, two_threads, hidden, name, dtype):
     for lipschitz, last, limit in product((0.5, 0.99), (False, True), (3, 400)):
         bound = branch("gram", 6, hidden, lipschitz, name).bind().to(dtype)
-        fast = replace(bound, backend="kernels")
+        fast = replace(bound, compiled="kernels")
         y, goal = rows(600, 6, scale=3.0).to(dtype), 10.0 ** torch.linspace(-1, -4, 600, dtype=dtype)
         y[7] = torch.nan
         start = torch.zeros_like(y) if last else y
@@ -245,7 +256,7 @@ def test_inverses_by_kernels_are_certified(run, two_threads, family):
     for dtype, lipschitz in product(kernels.DTYPES, (0.7, 0.98)):
         plain = Residual(branch(family, 4, (8, 6), lipschitz, "tanh")).to(dtype).bind()
         y = plain.forward(rows(300, 4).to(dtype)).detach()
-        solution = replace(plain, bound=replace(plain.bound, backend="kernels")).inverse(y, Picard(tol=1e-5))
+        solution = replace(plain, bound=replace(plain.bound, compiled="kernels")).inverse(y, Picard(tol=1e-5))
         truth = plain.to(torch.float64).inverse(y.double(), Picard(tol=1e-13))
         error = (solution.value.double() - truth.value).norm(dim=1)
         assert solution.converged.all() and bool((error <= solution.error_bound.double() + truth.error_bound).all())
@@ -263,7 +274,7 @@ def test_a_context_of_rows_is_inverted_the_plain_way(run):
 def test_few_steps_are_few(run):
     for steps in (1, 2, 3):
         plain = Residual(branch("gram", 3, (8, 6), 0.9, "tanh")).bind()
-        fast = replace(plain, bound=replace(plain.bound, backend="kernels"))
+        fast = replace(plain, bound=replace(plain.bound, compiled="kernels"))
         y, solver = rows(20, 3), Picard(max_steps=steps)
         assert torch.equal(fast.inverse(y, solver).steps, plain.inverse(y, solver).steps)
 

@@ -67,7 +67,7 @@ def test_training_by_kernels_is_plain_training_to_rounding() -> None:
     except kernels.Unavailable as reason:
         pytest.skip(f"no kernels here: {reason}")
     (plain, first), (fast, second) = trained(), trained(compile=True)
-    assert {part.compiled for part in fast.modules() if isinstance(part, Branch)} == {"auto"}
+    assert {part.compiled for part in fast.modules() if isinstance(part, Branch)} == {"kernels"}
     agree(plain, fast, first, second)
 
 

@@ -14,6 +14,7 @@ from ..contract.base import bind_all
 from ..numerics.fixed_point import Solution, Solver
 from ..numerics.logdet import Estimate, LogDet
 from ..numerics.noise import Noise
+from .actnorm import AffineTransform
 from .base import Bijection, Step, Transform, inverse_of, trace
 from .fused import fused_run
 from .residual import Residual, ResidualTransform
@@ -57,7 +58,7 @@ class ChainTransform:
 
     def forward_and_logdet(self, x: Tensor, logdet: LogDet, noise: Noise) -> tuple[Tensor, Estimate]:
         luck = noise.at(len(self.parts)).uniform()
-        estimates, waiting, index = [], Waiting(logdet, luck), 0
+        estimates, waiting, index, log_scales = [], Waiting(logdet, luck), 0, []
         while index < len(self.parts):
             part, place = self.parts[index], noise.at(index)
             if run := fused_run(self.parts[index:], x, logdet, place):
@@ -69,10 +70,15 @@ class ChainTransform:
             index += 1
             if isinstance(part, ResidualTransform):
                 x = waiting.take(part, x, place)
+            elif isinstance(part, AffineTransform) and part.log_scale.shape == x.shape[1:]:
+                x = part.forward(x)
+                log_scales.append(part.log_scale)  # of which there are as many as blocks: one sum for all
             else:
                 x, estimate = part.forward_and_logdet(x, logdet, place)
                 estimates.append(estimate)
         estimates += waiting.finish()
+        if log_scales:
+            estimates.append(Estimate.sure(torch.stack(log_scales).sum().expand(len(x))))
         return x, Estimate.total(estimates) if estimates else Estimate.sure(x.new_zeros(x.shape[0]))
 
     def inverse(self, z: Tensor, solver: Solver) -> Solution:

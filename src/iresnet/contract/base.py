@@ -129,15 +129,8 @@ class Branch(nn.Module):
 
     lipschitz: float
     guarantee: Guarantee
-    compiled: str = ""  # asks bounds for "kernels", "inductor" or "auto", see iresnet.compile
+    compiled: str = ""  # by what passes go that have it: "kernels" or "inductor", see iresnet.compile
     bf16: bool = False  # asks for training's products in bfloat16, see iresnet.compiling.bfloat16
-
-    @property
-    def backend(self) -> str:
-        """By what passes go that have kernels: "kernels", "inductor", or "" for neither."""
-        if self.compiled != "auto":
-            return self.compiled
-        return "kernels" if self.raw()[0].device.type == "cpu" else "inductor"
 
     def raw(self) -> tuple[Tensor, ...]:
         """The unconstrained parameters that :meth:`constrain` maps to weights."""
@@ -146,6 +139,10 @@ class Branch(nn.Module):
     def constrain(self, *raw: Tensor) -> tuple[Tensor, ...]:
         """Constrained weights. Leading dimensions are a batch: same-shaped branches are constrained in one call."""
         raise NotImplementedError
+
+    def constrain_each(self, raws: Sequence[tuple[Tensor, ...]]) -> list[tuple[Tensor, ...]] | None:
+        """:meth:`constrain` of each of some branches like this one, where there is a way that asks for no batch; or None."""
+        return None
 
     def assemble(self, weights: tuple[Tensor, ...], context: Tensor | None) -> Bound:
         """The pure function of those weights and a context (C,) or (B, C)."""
@@ -181,8 +178,11 @@ def bind_all(branches: Sequence[Branch], context: Tensor | None = None) -> list[
         if len(members) == 1:
             bound[members[0]] = first.bind(context)
             continue
-        raw = [torch.stack(tensors) for tensors in zip(*(branches[index].raw() for index in members), strict=True)]
-        weights = [weight.unbind(0) for weight in _constrained(first, *raw)]
-        for place, index in enumerate(members):
-            bound[index] = branches[index].assemble(tuple(weight[place] for weight in weights), context)
+        raws = [branches[index].raw() for index in members]
+        weights = first.constrain_each(raws)
+        if weights is None:
+            stacked = _constrained(first, *(torch.stack(tensors) for tensors in zip(*raws, strict=True)))
+            weights = list(zip(*(weight.unbind(0) for weight in stacked), strict=True))
+        for index, own in zip(members, weights, strict=True):
+            bound[index] = branches[index].assemble(own, context)
     return [bound[index] for index in range(len(branches))]

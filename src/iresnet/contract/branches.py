@@ -29,7 +29,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ..numerics.norms import frobenius_bound, gram_bound, gram_hold, orthogonal_bound, power_iteration
+from ..numerics.norms import frobenius_bound, gram_bound, gram_hold, gram_hold_each, orthogonal_bound, power_iteration
 from .activations import Activation, activation
 from .base import Branch
 from .dense import DenseBound
@@ -85,7 +85,7 @@ class DenseBranch(Branch):
             shifts = self.shift(context).split((*self.hidden, self.features), -1)
             offsets = tuple(bias + shift for bias, shift in zip(offsets, shifts, strict=True))
         certified = self.lipschitz if self.guarantee == "sound" else None
-        return DenseBound(weights, offsets, self.activation, certified, self.backend, self.training)
+        return DenseBound(weights, offsets, self.activation, certified, self.compiled, self.training)
 
     def signature(self) -> Any:
         weight = self.biases[0]
@@ -142,18 +142,31 @@ class NormalizedBranch(DenseBranch):
         return tuple(self.weights)
 
     def constrain(self, *raw: Tensor) -> tuple[Tensor, ...]:
-        gain = self.activation.lipschitz ** (len(raw) - 1)
-        share = (self.lipschitz / gain) ** (1 / len(raw)) if self.place == "layer" else gain ** (-1 / len(raw))
+        share = self._share(len(raw))
         weights = [self._hold(weight, share, index, index == len(raw) - 1) for index, weight in enumerate(raw)]
         if self.place == "output" and self.family != "free":
             weights[-1] = weights[-1] * self.lipschitz
         return tuple(weights)
 
+    def constrain_each(self, raws: Sequence[tuple[Tensor, ...]]) -> list[tuple[Tensor, ...]] | None:
+        if not (self.family == "gram" and self.training and self.compiled == "kernels"):
+            return None
+        depth = len(raws[0])
+        held = gram_hold_each([weight for raw in raws for weight in raw], self._share(depth), self.steps)
+        if self.place == "output":
+            held = tuple(weight * self.lipschitz if index % depth == depth - 1 else weight for index, weight in enumerate(held))
+        return [held[start : start + depth] for start in range(0, len(held), depth)]
+
+    def _share(self, depth: int) -> float:
+        """The norm that each of so many layers is held to."""
+        gain = self.activation.lipschitz ** (depth - 1)
+        return (self.lipschitz / gain) ** (1 / depth) if self.place == "layer" else gain ** (-1 / depth)
+
     def _hold(self, weight: Tensor, share: float, index: int, last: bool) -> Tensor:
         if self.family == "free":
             return weight
         if self.family == "gram":
-            return gram_hold(weight, share, self.steps, fused=self.training and self.backend == "kernels")
+            return gram_hold(weight, share, self.steps)
         if self.family == "bjorck" and not last:  # the last layer may be small: a new block is the identity
             return share * _bjorck(weight, self.steps)
         if self.family == "power":

@@ -33,11 +33,11 @@ _KERNELS = tuple(getattr(activations, name) for name in kernels.ACTIVATIONS)
 class DenseBound(LayeredBound):
     """A multilayer perceptron with explicit tensors: weights (h_1, d), ..., (d, h_(n-1)).
 
-    ``backend`` says by what kernels passes go that have them ("kernels", "inductor" or ""), ``training`` whether training's do
-    besides inverses, see ``Branch.backend``. The rest is as in :class:`~iresnet.contract.base.LayeredBound`.
+    ``compiled`` says by what passes go that have it, see :class:`~iresnet.contract.base.Branch`, and ``training`` whether
+    training's do besides inverses. The rest is as in :class:`~iresnet.contract.base.LayeredBound`.
     """
 
-    backend: str = ""
+    compiled: str = ""
     training: bool = False
 
     def norm(self, weight: Tensor, steps: int = 6) -> Tensor:
@@ -93,7 +93,7 @@ class DenseBound(LayeredBound):
         return open_branch(self._layers(), x)
 
     def _layers(self) -> Layers:
-        return Layers(self.weights, self.offsets, self.activation, self.training and self.backend == "inductor")
+        return Layers(self.weights, self.offsets, self.activation, self.training and self.compiled == "inductor")
 
     @property
     def fuses(self) -> bool:
@@ -102,7 +102,7 @@ class DenseBound(LayeredBound):
 
     @property
     def _has_kernels(self) -> bool:
-        return self.backend == "kernels" and type(self.activation) in _KERNELS and kernels.take(self.weights[0])
+        return self.compiled == "kernels" and type(self.activation) in _KERNELS and kernels.take(self.weights[0])
 
     def plain_steps(self, y: Tensor, start: Tensor, goal: Tensor, *rule: int) -> tuple[Tensor, Tensor, Tensor] | None:
         """The plain iteration by :mod:`iresnet.kernels` where it is asked for and offered; see ``numerics.iteration``.

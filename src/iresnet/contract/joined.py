@@ -97,7 +97,18 @@ def open_branch(layers: Layers, x: Tensor) -> OpenedBranch:
 
 def _stack(each: Sequence[Sequence[Tensor]]) -> tuple[Tensor, ...]:
     """For each layer, the tensors (*) of G branches in one (G, *)."""
-    return tuple(torch.stack(alike) for alike in zip(*each, strict=True))
+    return tuple(_together(alike) for alike in zip(*each, strict=True))
+
+
+def _together(alike: Sequence[Tensor]) -> Tensor:
+    """Tensors (*) as one (G, *): where they lie, if that is one after the other, as weights do that were constrained together."""
+    first, size = alike[0], alike[0].numel()
+    start, storage = first.storage_offset(), first.untyped_storage().data_ptr()
+    for index, one in enumerate(alike):
+        follows = one.is_contiguous() and one.storage_offset() == start + index * size
+        if not follows or one.untyped_storage().data_ptr() != storage:
+            return torch.stack(alike)
+    return first.as_strided((len(alike), *first.shape), (size, *first.stride()))
 
 
 class _Known(NamedTuple):

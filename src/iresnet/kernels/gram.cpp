@@ -1,4 +1,4 @@
-// Weights held below a norm by Gram iteration, and the gradient, on a CPU: many matrices of one shape.
+// Weights held below a norm by Gram iteration, and the gradient, on a CPU: many matrices at once.
 //
 // Each thread takes its matrices through the whole iteration while they are in its cache. What is computed, and why it is sound,
 // is told in numerics/norms.py, whose operations are repeated here in their order.
@@ -15,10 +15,13 @@
 #include <cmath>
 #include <limits>
 #include <tuple>
+#include <vector>
 
 namespace {
 
 using at::Tensor;
+using Tensors = std::vector<Tensor>;
+using List = at::TensorList;
 
 template <typename T>
 double dot(const T* a, const T* b, int64_t n) {
@@ -85,44 +88,53 @@ Schatten schatten(const Tensor& weight, int64_t steps, Tensor direction, Tensor 
   return {std::ldexp(norm, exponent), square > 0 ? norm / square : (square == 0 ? 0.0 : square)};
 }
 
-// W t / max(b, t) for weights (n, r, c), with t = share and b their norm times `inflation`; and what `hold_gradient` needs.
-std::tuple<Tensor, Tensor, Tensor> hold(const Tensor& weights, double share, int64_t steps, double inflation) {
-  const int64_t count = weights.size(0), rows = weights.size(1), columns = weights.size(2), small = std::min(rows, columns);
-  Tensor held = at::empty_like(weights), directions = at::empty_like(weights), factors = at::empty({count, 2}, weights.options());
+// W t / max(b, t) for each of the weights, with t = share and b its norm times its inflation; and what `hold_gradient` needs.
+std::tuple<Tensors, Tensors, Tensor> hold(List weights, double share, int64_t steps, at::ArrayRef<double> inflation) {
+  const int64_t count = weights.size();
+  Tensors held, directions;
+  for (const auto& weight : weights) {
+    held.push_back(at::empty_like(weight));
+    directions.push_back(at::empty_like(weight));
+  }
+  Tensor factors = at::empty({count, 2}, weights[0].options());
   at::parallel_for(0, count, 1, [&](int64_t from, int64_t to) {
     at::AutoDispatchBelowADInplaceOrView below;
-    Tensor memory[4] = {at::empty({small, small}, weights.options()), at::empty({small, small}, weights.options()),
-                        at::empty({rows, columns}, weights.options()), at::empty({rows, columns}, weights.options())};
     for (int64_t index = from; index < to; ++index) {
-      AT_DISPATCH_FLOATING_TYPES(weights.scalar_type(), "hold", [&] {
-        const auto [norm, length] = schatten<scalar_t>(weights[index], steps, directions[index], memory);
-        const double bound = norm * inflation;
+      const Tensor& weight = weights[index];
+      const int64_t rows = weight.size(0), columns = weight.size(1), small = std::min(rows, columns);
+      Tensor memory[4] = {at::empty({small, small}, weight.options()), at::empty({small, small}, weight.options()),
+                          at::empty({rows, columns}, weight.options()), at::empty({rows, columns}, weight.options())};
+      AT_DISPATCH_FLOATING_TYPES(weight.scalar_type(), "hold", [&] {
+        const auto [norm, length] = schatten<scalar_t>(weight, steps, directions[index], memory);
+        const double bound = norm * inflation[index];
         double factor = bound <= share ? 1.0 : share / bound;
         if (factor < std::numeric_limits<scalar_t>::min()) factor = 0;  // subnormal numbers have too few digits to be sound
         scalar_t* const told = factors.data_ptr<scalar_t>() + 2 * index;
         told[0] = static_cast<scalar_t>(factor);
         told[1] = bound > share ? static_cast<scalar_t>(factor * length / norm) : scalar_t(0);
-        const scalar_t* const w = weights.const_data_ptr<scalar_t>() + index * rows * columns;
-        scalar_t* const out = held.data_ptr<scalar_t>() + index * rows * columns;
-        for (int64_t i = 0; i < rows * columns; ++i) out[i] = w[i] * told[0];
+        scalar_t* const out = held[index].data_ptr<scalar_t>();
+        std::copy_n(weight.const_data_ptr<scalar_t>(), weight.numel(), out);
+        multiply(out, told[0], weight.numel());
       });
     }
   });
   return {held, directions, factors};
 }
 
-// The gradient (n, r, c) by the weights, from that by what `hold` gave.
-Tensor hold_gradient(const Tensor& weights, const Tensor& by_held, const Tensor& directions, const Tensor& factors) {
-  const int64_t size = weights.size(1) * weights.size(2);
-  Tensor found = at::empty_like(weights);
-  at::parallel_for(0, weights.size(0), 1, [&](int64_t from, int64_t to) {
-    AT_DISPATCH_FLOATING_TYPES(weights.scalar_type(), "hold_gradient", [&] {
-      const auto of = [&](const Tensor& t, int64_t index, int64_t numbers) { return t.const_data_ptr<scalar_t>() + index * numbers; };
+// The gradients by the weights, from those by what `hold` gave.
+Tensors hold_gradient(List weights, List by_held, List directions, const Tensor& factors) {
+  Tensors found;
+  for (const auto& weight : weights) found.push_back(at::empty_like(weight));
+  at::parallel_for(0, weights.size(), 1, [&](int64_t from, int64_t to) {
+    AT_DISPATCH_FLOATING_TYPES(factors.scalar_type(), "hold_gradient", [&] {
       for (int64_t index = from; index < to; ++index) {
-        const scalar_t *const by = of(by_held, index, size), *const direction = of(directions, index, size);
-        const scalar_t factor = of(factors, index, 2)[0];
-        const scalar_t along = of(factors, index, 2)[1] * static_cast<scalar_t>(dot(of(weights, index, size), by, size));
-        scalar_t* __restrict const out = found.data_ptr<scalar_t>() + index * size;
+        const int64_t size = weights[index].numel();
+        const scalar_t* const by = by_held[index].const_data_ptr<scalar_t>();
+        const scalar_t* const direction = directions[index].const_data_ptr<scalar_t>();
+        const scalar_t* const told = factors.const_data_ptr<scalar_t>() + 2 * index;
+        const scalar_t along = told[1] * static_cast<scalar_t>(dot(weights[index].const_data_ptr<scalar_t>(), by, size));
+        const scalar_t factor = told[0];
+        scalar_t* __restrict const out = found[index].data_ptr<scalar_t>();
         for (int64_t i = 0; i < size; ++i) out[i] = by[i] * factor - direction[i] * along;
       }
     });
@@ -133,8 +145,8 @@ Tensor hold_gradient(const Tensor& weights, const Tensor& by_held, const Tensor&
 }  // namespace
 
 TORCH_LIBRARY_FRAGMENT(iresnet, m) {
-  m.def("hold(Tensor weights, float share, int steps, float inflation) -> (Tensor, Tensor, Tensor)");
-  m.def("hold_gradient(Tensor weights, Tensor by_held, Tensor directions, Tensor factors) -> Tensor");
+  m.def("hold(Tensor[] weights, float share, int steps, float[] inflation) -> (Tensor[], Tensor[], Tensor)");
+  m.def("hold_gradient(Tensor[] weights, Tensor[] by_held, Tensor[] directions, Tensor factors) -> Tensor[]");
 }
 
 TORCH_LIBRARY_IMPL(iresnet, CPU, m) {

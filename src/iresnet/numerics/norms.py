@@ -23,6 +23,7 @@ References
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -30,7 +31,7 @@ from torch import Tensor
 
 from .. import kernels
 
-__all__ = ["frobenius_bound", "gram_bound", "gram_hold", "orthogonal_bound", "power_iteration", "spectral_norm"]
+__all__ = ["frobenius_bound", "gram_bound", "gram_hold", "gram_hold_each", "orthogonal_bound", "power_iteration", "spectral_norm"]
 
 
 def exact_products(weight: Tensor) -> Tensor:
@@ -155,20 +156,23 @@ class _Hold(torch.autograd.Function):
 
 
 class _FusedHold(torch.autograd.Function):
-    """:class:`_Hold` of weights (n, rows, columns) by :mod:`iresnet.kernels`."""
+    """:class:`_Hold` of each of several weights (rows, columns) by :mod:`iresnet.kernels`."""
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, share: float, steps: int, inflation: float) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        weight = weight.contiguous()
-        held, *kept = kernels.operations().hold(weight, share, steps, inflation)
-        ctx.save_for_backward(weight, *kept)
-        return held
+    def forward(ctx: Any, share: float, steps: int, *weights: Tensor) -> tuple[Tensor, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        inflation = [_inflation(weight, weight.dtype) for weight in weights]
+        dense = [weight.contiguous() for weight in weights]
+        held, directions, factors = kernels.operations().hold(dense, share, steps, inflation)
+        ctx.save_for_backward(*dense, *directions, factors)
+        return tuple(held)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        weight, *kept = ctx.saved_tensors
-        return kernels.operations().hold_gradient(weight, grad.contiguous(), *kept), None, None, None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        *kept, factors = ctx.saved_tensors
+        weights, directions = kept[: len(grads)], kept[len(grads) :]
+        by_held = [grad.contiguous() for grad in grads]
+        return None, None, *kernels.operations().hold_gradient(weights, by_held, directions, factors)
 
 
 def gram_bound(weight: Tensor, steps: int = 6) -> Tensor:
@@ -204,17 +208,22 @@ def _inflation(weight: Tensor, dtype: torch.dtype) -> float:
     return 1.0 + rounding_margin(weight.shape[-2], weight.shape[-1], dtype)
 
 
-def gram_hold(weight: Tensor, share: float, steps: int = 6, *, fused: bool = False) -> Tensor:
+def gram_hold(weight: Tensor, share: float, steps: int = 6) -> Tensor:
     """``weight`` (..., m, n) t / max(b, t), of norm at most t = ``share`` > 0, with b its :func:`gram_bound`.
 
-    Value and gradient are those of that expression, in fewer passes over the weights; ``fused``, by :mod:`iresnet.kernels`.
+    Value and gradient are those of that expression, in fewer passes over the weights.
     """
     with torch.autocast(weight.device.type, enabled=False):
         if exact_products(weight) is weight:
-            if fused and weight.dim() == 3 and kernels.take(weight):
-                return _FusedHold.apply(weight, share, steps, _inflation(weight, weight.dtype))
             return _Hold.apply(weight, share, steps, _inflation(weight, weight.dtype))[0]
     return weight * (share / gram_bound(weight, steps).clamp(min=share))[..., None, None]
+
+
+def gram_hold_each(weights: Sequence[Tensor], share: float, steps: int = 6) -> tuple[Tensor, ...]:
+    """:func:`gram_hold` of each of some weights (m, n), by :mod:`iresnet.kernels` where these take them."""
+    if weights and all(kernels.take(weight) and exact_products(weight) is weight for weight in weights):
+        return _FusedHold.apply(share, steps, *weights)
+    return tuple(gram_hold(weight, share, steps) for weight in weights)
 
 
 def frobenius_bound(weight: Tensor) -> Tensor:
