@@ -107,7 +107,7 @@ def _together(alike: Sequence[Tensor]) -> Tensor:
     for index, one in enumerate(alike):
         follows = one.is_contiguous() and one.storage_offset() == start + index * size
         if not follows or one.untyped_storage().data_ptr() != storage:
-            return torch.stack(alike)
+            return torch.stack(list(alike))
     return first.as_strided((len(alike), *first.shape), (size, *first.stride()))
 
 
