@@ -24,10 +24,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .linearize import Linearization, Probed, attachable, linearize, transforming
+from .linearize import Linearization, Probed, attachable, linearize
 from .logdet import Estimate, Function, lipschitz_of, series_tail, truncation_bias
 from .noise import Noise
-from .probes import DISTRIBUTIONS, draw_probes, inner, stderr_of_mean
+from .probes import DISTRIBUTIONS, draw_probes, inner, length, plus, stderr_of_mean, times
 
 __all__ = ["PowerSeries"]
 
@@ -182,23 +182,23 @@ class PowerSeries:
         if self.roulette is not None:
             return self._play(product, probes, known_trace, lipschitz, luck, powers)
         size = math.prod(probes.shape[2:])
-        length = _length(probes)
-        totals = torch.zeros_like(length)
+        size_of_probe = length(probes)
+        totals = torch.zeros_like(size_of_probe)
         weights = torch.zeros_like(probes) if known_trace else probes.clone()
-        active = torch.ones_like(length, dtype=torch.bool)  # rows stop alone: a row's number must not depend on its batch
-        remainder, vector = torch.full_like(length, math.inf), probes
+        active = torch.ones_like(size_of_probe, dtype=torch.bool)  # rows stop alone: a row's number must not depend on its batch
+        remainder, vector = torch.full_like(size_of_probe, math.inf), probes
         for step in count(1):
             vector = product(vector)
             if step > 1 or not known_trace:
                 totals = totals + inner(vector, probes) * ((-1) ** (step + 1) / step)
             if self.gradient == "neumann":
-                weights = _plus(weights, vector, (-1) ** step)
-            norm = _length(vector.detach())
-            remainder = torch.where(active, norm * length * _reach(lipschitz, step), remainder)
-            active = active & (norm > _NOTHING * length)
+                weights = plus(weights, vector, (-1) ** step)
+            norm = length(vector.detach())
+            remainder = torch.where(active, norm * size_of_probe * _reach(lipschitz, step), remainder)
+            active = active & (norm > _NOTHING * size_of_probe)
             if self.terms is None:
                 active = active & (remainder > self.tol)
-            vector = _times(vector, active)
+            vector = times(vector, active)
             if step == (self.terms or _limit(lipschitz)) or (self.terms is None and not bool(active.any())):
                 bias = remainder.mean(0)
                 # A row that stopped early has its own, smaller number of terms, for which the a priori bound is larger.
@@ -227,11 +227,11 @@ class PowerSeries:
         for step in count(1):
             vector = ahead[step - 1] if step <= len(ahead) else product(vector)
             if step > 1 or not known_trace:
-                summed = _plus(summed, vector, (-1) ** (step + 1) / (step * common))
+                summed = plus(summed, vector, (-1) ** (step + 1) / (step * common))
             if self.gradient == "neumann":
-                weights = _plus(weights, vector, (-1) ** step / common)
+                weights = plus(weights, vector, (-1) ** step / common)
             if step % _SELDOM == 0:
-                vector = _times(vector, _length(vector.detach()) > _NOTHING * _length(probes))
+                vector = times(vector, length(vector.detach()) > _NOTHING * length(probes))
             if step < always:
                 continue
             if self.roulette != "adaptive":
@@ -243,7 +243,7 @@ class PowerSeries:
             active = luck < reached
             if not bool(active.any()):
                 break
-            vector = _times(vector, torch.where(active, before / reached, 0.0))  # weighted once for all later terms
+            vector = times(vector, torch.where(active, before / reached, 0.0))  # weighted once for all later terms
         totals = inner(summed, probes)
         return totals, weights, torch.zeros_like(totals[0])
 
@@ -272,32 +272,12 @@ class PowerSeries:
 
         They may depend on all that was seen so far, since the weights undo it. A row without numbers, or with nothing left, ends.
         """
-        share = (_length(vector) * before / _length(probes)).nan_to_num(nan=0.0, posinf=0.0)
+        share = (length(vector) * before / length(probes)).nan_to_num(nan=0.0, posinf=0.0)
         wanted = share * (self.tail or _FACTOR)
         if lipschitz < 1:
             return torch.minimum(wanted, before)
         # Without a certificate what is left may grow again, and for ever.
         return torch.clamp(wanted, 0.05 * before, 0.98 * before)
-
-
-def _length(vectors: Tensor) -> Tensor:
-    """Euclidean norms (m, B) of (m, B, *)."""
-    return torch.linalg.vector_norm(vectors.flatten(2), dim=-1)
-
-
-def _times(vectors: Tensor, factors: Tensor) -> Tensor:
-    """Vectors (m, B, *) times factors (m, B), of which some are zero.
-
-    Rows that have stopped are set to zero so that they no longer shrink: of numbers near the smallest there are, a CPU takes ten
-    times as long for each.
-    """
-    return vectors * factors.reshape(*factors.shape, *[1] * (vectors.dim() - 2))
-
-
-def _plus(total: Tensor, vector: Tensor, share: float) -> Tensor:
-    """``total + share * vector``, in the memory of ``total`` where no graph forbids it."""
-    in_place = not torch.is_grad_enabled() and not transforming()
-    return total.add_(vector, alpha=share) if in_place else total.add(vector, alpha=share)
 
 
 def _limit(lipschitz: float) -> int:
