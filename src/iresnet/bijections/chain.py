@@ -78,7 +78,7 @@ class ChainTransform:
                 estimates.append(estimate)
         estimates += waiting.finish()
         if log_scales:
-            estimates.append(Estimate.sure(torch.stack(log_scales).sum().expand(len(x))))
+            estimates.append(Estimate.sure(torch.stack(log_scales).sum().expand(x.shape[0])))
         return x, Estimate.total(estimates) if estimates else Estimate.sure(x.new_zeros(x.shape[0]))
 
     def inverse(self, z: Tensor, solver: Solver) -> Solution:

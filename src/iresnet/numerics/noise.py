@@ -122,13 +122,13 @@ class Noise:
             return signs
         # The sign of each byte of a word: one word has eight.
         signs = self._words(-(-count // 8), like.device).view(torch.int8).bitwise_right_shift_(7).bitwise_or_(1)
-        return signs[:, :count].to(like.dtype).reshape(len(signs), *like.shape[1:]).expand(like.shape)
+        return signs[:, :count].to(like.dtype).reshape(signs.shape[0], *like.shape[1:]).expand(like.shape)
 
     def uniforms(self, like: Tensor) -> Tensor:
         """Uniform numbers in the open interval (0, 1), of the shape and dtype of ``like`` (B, *)."""
         bits = 53 if like.dtype == torch.float64 else 24  # as many as the significand holds, so that 1 is never reached
         words = _shift(self._words(math.prod(like.shape[1:]), like.device), 65 - bits).to(like.dtype)
-        return ((words + 0.5) * 2.0 ** (1 - bits)).reshape(len(words), *like.shape[1:]).expand(like.shape)
+        return ((words + 0.5) * 2.0 ** (1 - bits)).reshape(words.shape[0], *like.shape[1:]).expand(like.shape)
 
     def normals(self, like: Tensor) -> Tensor:
         """Standard normal numbers of the shape and dtype of ``like`` (B, *), by Box and Muller's transform in float64."""
