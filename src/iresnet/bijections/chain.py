@@ -70,7 +70,7 @@ class ChainTransform:
             index += 1
             if isinstance(part, ResidualTransform):
                 x = waiting.take(part, x, place)
-            elif isinstance(part, AffineTransform) and part.log_scale.shape == x.shape[1:]:
+            elif isinstance(part, AffineTransform) and part.log_scale.dim() == 1 and x.dim() == 2:
                 x = part.forward(x)
                 log_scales.append(part.log_scale)  # of which there are as many as blocks: one sum for all
             else:
