@@ -84,7 +84,10 @@ def test_values_products_traces_and_gradients_are_those_of_dense_matrices(run, t
         vector[:, 0] = 0
         once = torch.einsum("mgbi,gbij->mgbj", vector, truth)
         twice = torch.einsum("mgbi,gbij->mgbj", once, truth)
-        same(run.powers_from_left(weights, units, vector, 2, name), (once, twice))
+        sums, shared, two = run.sums_from_left(weights, units, vector, [0.3, -0.7], [1.0, -0.5, 0.25], name)
+        same([two, shared], [twice, vector - 0.5 * once + 0.25 * twice])
+        same([sums], [0.3 * (once * vector).sum(-1) - 0.7 * (twice * vector).sum(-1)])
+        same(run.sums_from_left(weights, units, vector, [0.0], [], name)[2:], [once])
         half = None
         if trace:
             traces, half = run.traces(weights, units, name)

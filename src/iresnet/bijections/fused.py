@@ -109,12 +109,13 @@ def _linearize(tensors: _Tensors, first: DenseBound) -> Linearization:
         at = _Pass(*kernels.operations().values(*tensors, name))
     count, weights = len(at.inputs), tensors.weights
 
-    def powers(vector: Tensor, times: int) -> Tensor:
+    def sums(vector: Tensor, by_power: Sequence[float], shares: Sequence[float]) -> tuple[Tensor, Tensor, Tensor]:
         probes = vector.reshape(vector.shape[:-2].numel(), count, *at.last.shape)
-        return kernels.operations().powers_from_left(weights, at.hidden, probes, times, name).reshape(times, *vector.shape)
+        summed, shared, last = kernels.operations().sums_from_left(weights, at.hidden, probes, by_power, shares, name)
+        return summed.flatten(1), shared.reshape_as(vector) if shares else shared, last.reshape_as(vector)
 
     def vjp(vector: Tensor) -> Tensor:
-        return powers(vector, 1)[0]
+        return sums(vector, [0.0], [])[2]
 
     def jvp(vector: Tensor) -> Tensor:
         depth = len(first.weights)
@@ -134,7 +135,7 @@ def _linearize(tensors: _Tensors, first: DenseBound) -> Linearization:
         flat = (tensors.x, *tensors.weights, *tensors.offsets, *tensors.log_scales, *tensors.shifts)
         return _Run.apply(name, at, half, probed, *flat)
 
-    return Linearization(at.inputs.flatten(0, 1), vjp, jvp, trace if len(at.hidden) <= 2 else None, None, attach, powers=powers)
+    return Linearization(at.inputs.flatten(0, 1), vjp, jvp, trace if len(at.hidden) <= 2 else None, None, attach, sums=sums)
 
 
 class _Run(torch.autograd.Function):

@@ -19,6 +19,8 @@
 #include <unordered_map>
 #include <vector>
 
+extern "C" __attribute__((weak)) int MKL_Set_Num_Threads_Local(int);  // of the library that torch's own products are from
+
 namespace {  // each source has its own: nothing is called between them
 
 using at::Tensor;
@@ -142,18 +144,46 @@ int64_t widest(List weights) {
   return width;
 }
 
+int64_t largest_of(List weights) {
+  int64_t size = 1;
+  for (const auto& weight : weights) size = std::max(size, weight.numel());
+  return size;
+}
+
 // In how many parts the rows of each of `items` are taken, so that threads are busy alike.
 int64_t parts(int64_t items, int64_t batch) {
   const int64_t threads = at::get_num_threads();
   return std::clamp<int64_t>(batch / 32, 1, threads / std::gcd(threads, items));
 }
 
-// f(item, part, rows) for all rows of all items, at most kRows at once. Autograd records nothing in it. make() is what a thread
-// has of its own, and is handed to f last.
+// While it lives, MKL multiplies in this thread alone, and knows: for several it first copies both factors, inside of
+// at::parallel_for too, where there is but one. That takes up to a quarter of a product.
+class Alone {
+ public:
+  Alone() : before_(MKL_Set_Num_Threads_Local ? MKL_Set_Num_Threads_Local(1) : 0) {}
+  ~Alone() { if (MKL_Set_Num_Threads_Local) MKL_Set_Num_Threads_Local(before_); }
+  Alone(const Alone&) = delete;
+  Alone& operator=(const Alone&) = delete;
+
+ private:
+  int before_;
+};
+
+// f(from, to) for parts of 0 to count, a thread each. Autograd records nothing in it.
+template <typename F>
+void in_parallel(int64_t count, F f) {
+  at::parallel_for(0, count, 1, [&](int64_t from, int64_t to) {
+    const at::AutoDispatchBelowADInplaceOrView below;
+    const Alone alone;
+    f(from, to);
+  });
+}
+
+// f(item, part, rows) for all rows of all items, at most kRows at once. make() is what a thread has of its own, and is handed to
+// f last.
 template <typename M, typename F>
 void for_rows(int64_t items, int64_t batch, int64_t split, M make, F f) {
-  at::parallel_for(0, items * split, 1, [&](int64_t from, int64_t to) {
-    at::AutoDispatchBelowADInplaceOrView below;
+  in_parallel(items * split, [&](int64_t from, int64_t to) {
     const auto own = make();
     for (int64_t index = from; index < to; ++index) {
       const int64_t part = index % split, start = batch * part / split, stop = batch * (part + 1) / split;

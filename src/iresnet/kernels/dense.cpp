@@ -73,11 +73,15 @@ Tensors sums(List like, int64_t split, int64_t batch) {
 
 Tensors total(const Tensors& sums) {
   Tensors found(sums.size());
-  at::parallel_for(0, sums.size(), 1, [&](int64_t from, int64_t to) {
-    at::AutoDispatchBelowADInplaceOrView below;
+  in_parallel(sums.size(), [&](int64_t from, int64_t to) {
     for (int64_t index = from; index < to; ++index) {
       const Tensor& parts = sums[index];
-      found[index] = parts.size(0) == 1 ? parts[0] : at::add(parts[0], parts[1]);  // a new tensor: parts are not kept for one
+      if (parts.size(0) == 1) {
+        found[index] = parts[0];
+        continue;
+      }
+      found[index] = empty(parts.sizes().slice(1), parts);  // a new tensor: parts are not kept for one
+      at::add_out(found[index], parts[0], parts[1]);
       for (int64_t part = 2; part < parts.size(0); ++part) found[index].add_(parts[part]);
     }
   });
@@ -127,28 +131,50 @@ std::vector<int64_t> alive(const T* v, int64_t count, int64_t features) {
   return found;
 }
 
-// J^T v, (J^T)^2 v and so on, (n, m, G, B, d) for v (m, G, B, d): all while the hidden values of some rows are in the cache. Rows of
-// zeros, those for which a roulette has stopped, cost nothing.
-Tensor powers_from_left(List weights, List hidden, const Tensor& vector, int64_t count, Name activation) {
+// total = factor u where `first`, and is increased by it otherwise.
+template <typename T>
+void add_times(T* __restrict total, const T* u, T factor, int64_t n, bool first) {
+  if (first) for (int64_t i = 0; i < n; ++i) total[i] = factor * u[i];
+  else for (int64_t i = 0; i < n; ++i) total[i] += factor * u[i];
+}
+
+// With u_k = (J^T)^k v for v (m, G, B, d): the sums (m, G, B) of by_power[k - 1] <u_k, v>, those (m, G, B, d) of shares[k] u_k,
+// which begin with v itself, and the last u_k; without shares nothing stands for the second. All of it while the hidden values of
+// some rows are in the cache. Rows of zeros, those for which a roulette has stopped, cost nothing.
+std::tuple<Tensor, Tensor, Tensor> sums_from_left(List weights, List hidden, const Tensor& vector, at::ArrayRef<double> by_power,
+                                                  at::ArrayRef<double> shares, Name activation) {
   const int64_t probes = vector.size(0), blocks = vector.size(1), batch = vector.size(2), features = vector.size(3);
-  const int64_t depth = weights.size() / blocks, size = kRows * widest(weights);
-  Tensor found = empty({count, probes, blocks, batch, features}, vector);
+  const int64_t depth = weights.size() / blocks, size = kRows * widest(weights), count = by_power.size();
+  TORCH_CHECK(count > 0 && (shares.empty() || static_cast<int64_t>(shares.size()) == count + 1), "v and each power have a share");
+  Tensor summed = at::zeros({probes, blocks, batch}, vector.options()), last = empty(vector.sizes(), vector);
+  Tensor shared = shares.empty() ? at::empty({0}, vector.options()) : empty(vector.sizes(), vector);
   with_activation(activation, [&](auto act) {
-    const auto scratch = [&] { return Scratch(4, size, vector); };
+    const auto scratch = [&] { return Scratch(5, size, vector); };
     for_rows(blocks, batch, parts(blocks, batch), scratch, [&](int64_t block, int64_t, const Rows& rows, const Scratch& memory) {
       for (int64_t probe = 0; probe < probes; ++probe) {
-        Tensor now = rows(vector[probe][block]);
-        AT_DISPATCH_FLOATING_TYPES(vector.scalar_type(), "powers_from_left", [&] {
-          const scalar_t* const from = now.const_data_ptr<scalar_t>();
+        AT_DISPATCH_FLOATING_TYPES(vector.scalar_type(), "sums_from_left", [&] {
+          Tensor now = rows(vector[probe][block]), out = rows(last[probe][block]);
+          const scalar_t* from = now.const_data_ptr<scalar_t>();
           const std::vector<int64_t> index = alive(from, rows.count, features);
           const int64_t left = index.size();
           const bool all = left == rows.count;
+          const auto share = [&](const scalar_t* u, int64_t power) {
+            if (shares.empty() || (power > 0 && shares[power] == 0)) return;
+            scalar_t* const to = rows(shared[probe][block]).data_ptr<scalar_t>();
+            const auto factor = static_cast<scalar_t>(shares[power]);
+            if (all || power == 0) return add_times(to, u, factor, rows.count * features, power == 0);
+            for (int64_t row = 0; row < left; ++row) add_times(to + index[row] * features, u + row * features, factor, features, false);
+          };
+          share(from, 0);
           if (!all) {
-            now = memory(2, left, features);
+            now = memory(4, left, features);
             for (int64_t row = 0; row < left; ++row)
               std::copy_n(from + index[row] * features, features, now.data_ptr<scalar_t>() + row * features);
+            from = now.const_data_ptr<scalar_t>();
+            out.zero_();
           }
-          for (int64_t power = 0; power < count; ++power) {
+          scalar_t* const to = summed.data_ptr<scalar_t>() + (probe * blocks + block) * batch + rows.begin;
+          for (int64_t power = 1; power <= count; ++power) {
             for (int64_t layer = depth - 1; layer > 0; --layer) {
               const Tensor& weight = weights[block * depth + layer];
               Tensor next = memory(layer % 2, left, weight.size(1));
@@ -156,19 +182,23 @@ Tensor powers_from_left(List weights, List hidden, const Tensor& vector, int64_t
               times_slopes<decltype(act)>(next, rows(hidden[layer - 1][block]), all ? nullptr : index.data());
               now = next;
             }
-            Tensor out = rows(found[power][probe][block]), last = all ? out : memory(2 + (power + 1) % 2, left, features);
-            at::mm_out(last, now, weights[block * depth]);
-            now = last;
-            if (all) continue;
-            out.zero_();
-            for (int64_t row = 0; row < left; ++row)
-              std::copy_n(last.data_ptr<scalar_t>() + row * features, features, out.data_ptr<scalar_t>() + index[row] * features);
+            Tensor found = all && power == count ? out : memory(2 + power % 2, left, features);
+            at::mm_out(found, now, weights[block * depth]);
+            now = found;
+            const scalar_t* const u = now.const_data_ptr<scalar_t>();
+            share(u, power);
+            const auto factor = static_cast<scalar_t>(by_power[power - 1]);
+            for (int64_t row = 0; row < left && factor != 0; ++row)
+              to[all ? row : index[row]] += factor * dot(u + row * features, from + row * features, features);
           }
+          if (all) return;
+          for (int64_t row = 0; row < left; ++row)
+            std::copy_n(now.const_data_ptr<scalar_t>() + row * features, features, out.data_ptr<scalar_t>() + index[row] * features);
         });
       }
     });
   });
-  return found;
+  return {summed, shared, last};
 }
 
 // K (h_2, h_1) with tr J = s_2^T K s_1, of a branch with two hidden layers; (1, h_1) with tr J = K s_1, of one with one.
@@ -176,8 +206,7 @@ Tensors trace_kernels(List weights, int64_t blocks) {
   const int64_t depth = weights.size() / blocks;
   TORCH_CHECK(depth == 2 || depth == 3, "a trace has a closed form for one or two hidden layers");
   Tensors found(blocks);
-  at::parallel_for(0, blocks, 1, [&](int64_t from, int64_t to) {
-    at::AutoDispatchBelowADInplaceOrView below;
+  in_parallel(blocks, [&](int64_t from, int64_t to) {
     for (int64_t block = from; block < to; ++block) {
       const List own = weights.slice(block * depth, depth);
       found[block] = depth == 2 ? own[0].mul(own[1].t()).sum(1).unsqueeze(0) : own[1].mul(at::mm(own[0], own[2]).t());
@@ -218,8 +247,7 @@ std::tuple<Tensor, Tensor> traces(List weights, List hidden, Name activation) {
 // Adds the gradients of tr J by the weights, from those by `trace_kernels`.
 void add_trace_gradients(Tensors& by_weights, List weights, const Tensors& by_kernels) {
   const int64_t blocks = by_kernels.size(), depth = weights.size() / blocks;
-  at::parallel_for(0, blocks, 1, [&](int64_t from, int64_t to) {
-    at::AutoDispatchBelowADInplaceOrView below;
+  in_parallel(blocks, [&](int64_t from, int64_t to) {
     for (int64_t block = from; block < to; ++block) {
       const List own = weights.slice(block * depth, depth);
       Tensor* const by = by_weights.data() + block * depth;
@@ -407,7 +435,9 @@ TORCH_LIBRARY_FRAGMENT(iresnet, m) {
   m.def(
       "values(Tensor x, Tensor[] weights, Tensor[] offsets, Tensor[] log_scales, Tensor[] shifts, str activation) "
       "-> (Tensor, Tensor[], Tensor)");
-  m.def("powers_from_left(Tensor[] weights, Tensor[] hidden, Tensor vector, int count, str activation) -> Tensor");
+  m.def(
+      "sums_from_left(Tensor[] weights, Tensor[] hidden, Tensor vector, float[] by_power, float[] shares, str activation) "
+      "-> (Tensor, Tensor, Tensor)");
   m.def("traces(Tensor[] weights, Tensor[] hidden, str activation) -> (Tensor, Tensor)");
   m.def(
       "gradients(Tensor inputs, Tensor[] hidden, Tensor[] weights, Tensor[] offsets, Tensor[] log_scales, Tensor[] shifts, "
@@ -416,7 +446,7 @@ TORCH_LIBRARY_FRAGMENT(iresnet, m) {
 
 TORCH_LIBRARY_IMPL(iresnet, CPU, m) {
   m.impl("values", &values);
-  m.impl("powers_from_left", &powers_from_left);
+  m.impl("sums_from_left", &sums_from_left);
   m.impl("traces", &traces);
   m.impl("gradients", &gradients);
 }

@@ -4,9 +4,6 @@
 // is told in numerics/norms.py, whose operations are repeated here in their order.
 
 #include <ATen/Dispatch.h>
-#include <ATen/Parallel.h>
-#include <ATen/core/Tensor.h>
-#include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/mm.h>
 #include <torch/library.h>
@@ -15,13 +12,10 @@
 #include <cmath>
 #include <limits>
 #include <tuple>
-#include <vector>
+
+#include "common.h"
 
 namespace {
-
-using at::Tensor;
-using Tensors = std::vector<Tensor>;
-using List = at::TensorList;
 
 template <typename T>
 double dot(const T* a, const T* b, int64_t n) {
@@ -93,17 +87,16 @@ std::tuple<Tensors, Tensors, Tensor> hold(List weights, double share, int64_t st
   const int64_t count = weights.size();
   Tensors held, directions;
   for (const auto& weight : weights) {
-    held.push_back(at::empty_like(weight));
-    directions.push_back(at::empty_like(weight));
+    held.push_back(empty(weight.sizes(), weight));
+    directions.push_back(empty(weight.sizes(), weight));
   }
   Tensor factors = at::empty({count, 2}, weights[0].options());
-  at::parallel_for(0, count, 1, [&](int64_t from, int64_t to) {
-    at::AutoDispatchBelowADInplaceOrView below;
+  in_parallel(count, [&](int64_t from, int64_t to) {
+    const Scratch scratch(4, largest_of(weights), weights[0]);
     for (int64_t index = from; index < to; ++index) {
       const Tensor& weight = weights[index];
       const int64_t rows = weight.size(0), columns = weight.size(1), small = std::min(rows, columns);
-      Tensor memory[4] = {at::empty({small, small}, weight.options()), at::empty({small, small}, weight.options()),
-                          at::empty({rows, columns}, weight.options()), at::empty({rows, columns}, weight.options())};
+      Tensor memory[4] = {scratch(0, small, small), scratch(1, small, small), scratch(2, rows, columns), scratch(3, rows, columns)};
       AT_DISPATCH_FLOATING_TYPES(weight.scalar_type(), "hold", [&] {
         const auto [norm, length] = schatten<scalar_t>(weight, steps, directions[index], memory);
         const double bound = norm * inflation[index];
@@ -124,8 +117,8 @@ std::tuple<Tensors, Tensors, Tensor> hold(List weights, double share, int64_t st
 // The gradients by the weights, from those by what `hold` gave.
 Tensors hold_gradient(List weights, List by_held, List directions, const Tensor& factors) {
   Tensors found;
-  for (const auto& weight : weights) found.push_back(at::empty_like(weight));
-  at::parallel_for(0, weights.size(), 1, [&](int64_t from, int64_t to) {
+  for (const auto& weight : weights) found.push_back(empty(weight.sizes(), weight));
+  in_parallel(weights.size(), [&](int64_t from, int64_t to) {
     AT_DISPATCH_FLOATING_TYPES(factors.scalar_type(), "hold_gradient", [&] {
       for (int64_t index = from; index < to; ++index) {
         const int64_t size = weights[index].numel();

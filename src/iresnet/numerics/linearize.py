@@ -6,7 +6,7 @@ A bound branch that knows its own derivatives offers ``linearize`` and is believ
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,7 +54,8 @@ class Linearization:
     ``vjp`` and ``jvp`` take (B, *) or, for m products at once, (m, B, *). ``trace`` (B,) and ``jacobian`` (B, d, d) are None
     where there is no cheap form. ``attach`` turns a :class:`Probed` estimate made without a graph into g(x) and the
     log-determinant, differentiable once by x and by the function's tensors. ``core`` (B, r, r) with r < d has
-    det(I + core) = det(I + J). ``powers`` are J^T v, (J^T)^2 v and so on, (n, *), in fewer passes than ``vjp``.
+    det(I + core) = det(I + J). ``sums`` of v (m, B, *) are, with :math:`u_k = (J^T)^k v`, the sums of a_k <u_k, v> (m, B) over
+    1 to n and of b_k u_k (m, B, *) over 0 to n, and u_n, for lists a of n numbers and b of n + 1: in fewer passes than ``vjp``.
     """
 
     value: Tensor
@@ -64,7 +65,7 @@ class Linearization:
     jacobian: Callable[[], Tensor] | None = None
     attach: Callable[[Probed], tuple[Tensor, Tensor]] | None = None
     core: Callable[[], Tensor] | None = None
-    powers: Callable[[Tensor, int], Tensor] | None = None
+    sums: Callable[[Tensor, Sequence[float], Sequence[float]], tuple[Tensor, Tensor, Tensor]] | None = None
 
 
 def linearize(function: Callable[[Tensor], Tensor], x: Tensor) -> Linearization:

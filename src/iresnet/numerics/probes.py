@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -10,7 +11,7 @@ from torch import Tensor
 from .linearize import transforming
 from .noise import Noise
 
-__all__ = ["DISTRIBUTIONS", "draw_probes", "inner", "length", "plus", "split_probes", "stderr_of_mean", "times"]
+__all__ = ["DISTRIBUTIONS", "draw_probes", "inner", "length", "plus", "power_sums", "split_probes", "stderr_of_mean", "times"]
 
 DISTRIBUTIONS = ("rademacher", "gaussian")
 
@@ -82,3 +83,16 @@ def plus(total: Tensor, vector: Tensor, share: float) -> Tensor:
     """``total + share * vector``, in the memory of ``total`` where no graph forbids it."""
     in_place = not torch.is_grad_enabled() and not transforming()
     return total.add_(vector, alpha=share) if in_place else total.add(vector, alpha=share)
+
+
+def power_sums(
+    product: Callable[[Tensor], Tensor], probes: Tensor, by_power: Sequence[float], shares: Sequence[float]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The ``sums`` of a :class:`~iresnet.numerics.linearize.Linearization`, product by product, for v = ``probes`` (m, B, *)."""
+    vector, summed = probes, torch.zeros_like(probes)  # the series before its inner product with the probes
+    shared = probes * shares[0] if shares[0] != 1 else probes.clone()
+    for factor, share in zip(by_power, shares[1:], strict=True):
+        vector = product(vector)
+        summed = plus(summed, vector, factor) if factor else summed
+        shared = plus(shared, vector, share) if share else shared
+    return inner(summed, probes), shared, vector

@@ -18,6 +18,7 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from typing import Literal
 
@@ -27,7 +28,7 @@ from torch import Tensor
 from .linearize import Linearization, Probed, attachable, linearize
 from .logdet import Estimate, Function, lipschitz_of, series_tail, truncation_bias
 from .noise import Noise
-from .probes import DISTRIBUTIONS, draw_probes, inner, length, plus, stderr_of_mean, times
+from .probes import DISTRIBUTIONS, draw_probes, inner, length, plus, power_sums, stderr_of_mean, times
 
 __all__ = ["PowerSeries"]
 
@@ -153,8 +154,8 @@ class PowerSeries:
             known_trace = self.first_trace and at.trace is not None
             product = at.vjp if self.product == "vjp" else at.jvp
             probes = draw_probes(self.distribution, self.probes, at.value, *noises)
-            powers = at.powers if self.product == "vjp" else None
-            totals, weights, bias = self._sum(product, probes, known_trace, lipschitz, luck, powers)
+            sums = at.sums if self.product == "vjp" else None
+            totals, weights, bias = self._sum(product, probes, known_trace, lipschitz, luck, sums)
             value = totals.mean(0)
             if known_trace and at.trace is not None:
                 value = value + at.trace()
@@ -173,14 +174,14 @@ class PowerSeries:
         known_trace: bool,
         lipschitz: float,
         luck: float,
-        powers: Callable[[Tensor, int], Tensor] | None = None,
+        sums: Callable[..., tuple[Tensor, Tensor, Tensor]] | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Per probe the series (m, B) and the Neumann weights (m, B, *); the bias (B,). An exact trace stands for k = 1 and 0.
 
-        ``powers`` are several products at once, for as many terms as are known beforehand to be taken.
+        ``sums`` may be those of a :class:`~iresnet.numerics.linearize.Linearization`.
         """
         if self.roulette is not None:
-            return self._play(product, probes, known_trace, lipschitz, luck, powers)
+            return self._play(product, probes, known_trace, lipschitz, luck, sums or partial(power_sums, product))
         size = math.prod(probes.shape[2:])
         size_of_probe = length(probes)
         totals = torch.zeros_like(size_of_probe)
@@ -212,50 +213,51 @@ class PowerSeries:
         known_trace: bool,
         lipschitz: float,
         luck: float,
-        powers: Callable[[Tensor, int], Tensor] | None = None,
+        sums: Callable[..., tuple[Tensor, Tensor, Tensor]],
     ) -> tuple[Tensor, Tensor, Tensor]:
         """What :meth:`_sum` returns, of a roulette: a term is taken if ``luck`` is below the probability of coming so far.
 
         That of the adaptive roulette is a row's own, so that a row's number does not depend on its batch; whether any row goes on
         the host hears at each term, for which it has to wait for a GPU.
         """
-        always, vector, common = self.terms or 1, probes, 1.0
-        weights = torch.zeros_like(probes) if known_trace else probes.clone()
-        summed = torch.zeros_like(probes)  # the series before its inner product with the probes
-        reached = probes.new_ones(probes.shape[:2])
-        ahead = powers(vector, self._certain(luck, lipschitz)) if powers else ()
-        for step in count(1):
-            vector = ahead[step - 1] if step <= len(ahead) else product(vector)
-            if step > 1 or not known_trace:
-                summed = plus(summed, vector, (-1) ** (step + 1) / (step * common))
-            if self.gradient == "neumann":
-                weights = plus(weights, vector, (-1) ** step / common)
+        always, chances = self.terms or 1, self._certain(luck, lipschitz)
+        neumann, step, common = self.gradient == "neumann", len(chances), chances[-1]
+        shares = [(-1) ** power / chance for power, chance in enumerate(chances, start=1)]
+        by_power = [-share / power for power, share in enumerate(shares, start=1)]
+        if known_trace:
+            by_power[0] = 0.0
+        totals, weights, vector = sums(probes, by_power, [float(not known_trace), *(share * neumann for share in shares)])
+        later, reached = torch.zeros_like(probes), torch.ones_like(totals)
+        while True:
             if step % _SELDOM == 0:
                 vector = times(vector, length(vector.detach()) > _NOTHING * length(probes))
-            if step < always:
-                continue
-            if self.roulette != "adaptive":
+            if step >= always and self.roulette != "adaptive":
                 common *= self._survival(step - always, lipschitz)
                 if luck >= common:
                     break
-                continue
-            before, reached = reached, self._chance(vector.detach(), probes, reached, lipschitz)
-            active = luck < reached
-            if not bool(active.any()):
-                break
-            vector = times(vector, torch.where(active, before / reached, 0.0))  # weighted once for all later terms
-        totals = inner(summed, probes)
+            elif step >= always:
+                before, reached = reached, self._chance(vector.detach(), probes, reached, lipschitz)
+                active = luck < reached
+                if not bool(active.any()):
+                    break
+                vector = times(vector, torch.where(active, before / reached, 0.0))  # weighted once for all later terms
+            vector, step = product(vector), step + 1
+            later = plus(later, vector, (-1) ** (step + 1) / (step * common))
+            if neumann:
+                weights = plus(weights, vector, (-1) ** step / common)
+        totals = totals + inner(later, probes) if step > len(chances) else totals
         return totals, weights, torch.zeros_like(totals[0])
 
-    def _certain(self, luck: float, lipschitz: float) -> int:
-        """Terms that are taken whatever they turn out to be, as far as it is worth knowing."""
-        always, certain, common = self.terms or 1, self.terms or 1, 1.0
-        while self.roulette != "adaptive" and certain < _SELDOM:
-            common *= self._survival(certain - always, lipschitz)
+    def _certain(self, luck: float, lipschitz: float) -> list[float]:
+        """The probability to come to each term that is taken whatever it turns out to be, as far as it is worth knowing."""
+        always = self.terms or 1
+        chances = [1.0] * min(always, _SELDOM)
+        while self.roulette != "adaptive" and always <= len(chances) < _SELDOM:
+            common = chances[-1] * self._survival(len(chances) - always, lipschitz)
             if luck >= common:
                 break
-            certain += 1
-        return min(certain, _SELDOM)
+            chances.append(common)
+        return chances
 
     def _survival(self, index: int, lipschitz: float) -> float:
         """Probability of a further term, ``index`` beyond those always computed, that is the same for all rows."""
