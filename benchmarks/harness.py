@@ -64,8 +64,12 @@ class Options:
         return parser
 
     def apply(self) -> None:
-        """Fix the threads of this process."""
+        """Fix the threads of this process, and have it keep freed memory: else page faults come and go from run to run."""
         import torch
+
+        from iresnet.allocation import keep_freed_memory
+
+        keep_freed_memory()
 
         os.environ["OMP_NUM_THREADS"] = str(self.threads)  # for processes that a benchmark starts
         torch.set_num_threads(self.threads)

@@ -16,6 +16,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 # The floor of every module or package directly under iresnet; a new one must be placed here.
 FLOORS = {
+    "allocation": 0,
     "errors": 0,
     "files": 0,
     "kernels": 0,

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from . import compiling
+from .allocation import keep_freed_memory
 from .contract.branches import penalty
 from .errors import UserError
 from .flow import Flow
@@ -131,6 +132,7 @@ class Trainer:
             If loss or gradient stop being finite; the network then holds the last state known to be good.
         """
         settings, last = self.settings, min(until or self.settings.steps, self.settings.steps)
+        keep_freed_memory()
         began = time.monotonic() - self.seconds
         while self.step < last and not self.stopped_early:
             told, norm, halt = self._advance(stop())

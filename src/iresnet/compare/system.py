@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..bijections import Bijection
+from ..numerics.elimination import log_abs_det
 from ..numerics.fixed_point import Picard
 from ..numerics.logdet import Exact
 from ..numerics.noise import Noise
@@ -166,4 +167,4 @@ def log_prob_by_jacobian(system: System, x: Tensor) -> Tensor:
         latent = system.latent(z)
         rows = [torch.autograd.grad(latent[:, k].sum(), z, retain_graph=True)[0] for k in range(latent.shape[1])]
     base = torch.distributions.Normal(0.0, 1.0).log_prob(latent.detach()).sum(1)
-    return base + torch.linalg.slogdet(torch.stack(rows, 1)).logabsdet + log_det
+    return base + log_abs_det(torch.stack(rows, 1)) + log_det

@@ -85,8 +85,8 @@ class Activation:
         value = self(x)
         return value, self.slope_of(value)
 
-    def slope_of(self, value: Tensor) -> Tensor:
-        """The derivative where the function has that value; only where ``told``."""
+    def slope_of(self, value: Tensor, out: Tensor | None = None) -> Tensor:
+        """The derivative where the function has that value, written to ``out`` if it is given; only where ``told``."""
         raise TypeError(f"{type(self).__name__} does not tell its slope from its value")
 
     def through_slope(self, value: Tensor, slope: Tensor, by_slope: Tensor) -> Tensor:
@@ -112,8 +112,8 @@ class ReLU(Activation):
     def __call__(self, x: Tensor) -> Tensor:
         return torch.relu(x)
 
-    def slope_of(self, value: Tensor) -> Tensor:
-        return (value > 0).to(value.dtype)
+    def slope_of(self, value: Tensor, out: Tensor | None = None) -> Tensor:
+        return torch.gt(value, 0, out=out).to(value.dtype)
 
     def through_slope(self, value: Tensor, slope: Tensor, by_slope: Tensor) -> Tensor:
         return by_slope.zero_()
@@ -131,8 +131,8 @@ class ELU(Activation):
     def __call__(self, x: Tensor) -> Tensor:
         return torch.nn.functional.elu(x)
 
-    def slope_of(self, value: Tensor) -> Tensor:
-        return value.clamp(max=0.0) + 1.0  # e^x below zero
+    def slope_of(self, value: Tensor, out: Tensor | None = None) -> Tensor:
+        return torch.clamp(value, max=0.0, out=out).add_(1.0)  # e^x below zero
 
     def through_slope(self, value: Tensor, slope: Tensor, by_slope: Tensor) -> Tensor:
         return by_slope.mul_(value < 0)
@@ -147,8 +147,8 @@ class Tanh(Activation):
     def __call__(self, x: Tensor) -> Tensor:
         return torch.tanh(x)
 
-    def slope_of(self, value: Tensor) -> Tensor:
-        return torch.addcmul(torch.ones((), dtype=value.dtype, device=value.device), value, value, value=-1.0)
+    def slope_of(self, value: Tensor, out: Tensor | None = None) -> Tensor:
+        return torch.addcmul(torch.ones((), dtype=value.dtype, device=value.device), value, value, value=-1.0, out=out)
 
     def through_slope(self, value: Tensor, slope: Tensor, by_slope: Tensor) -> Tensor:
         return by_slope.mul_(value).mul_(-2.0)
@@ -165,8 +165,8 @@ class Sigmoid(Activation):
     def __call__(self, x: Tensor) -> Tensor:
         return torch.sigmoid(x)
 
-    def slope_of(self, value: Tensor) -> Tensor:
-        return value * (1.0 - value)
+    def slope_of(self, value: Tensor, out: Tensor | None = None) -> Tensor:
+        return torch.addcmul(value, value, value, value=-1.0, out=out)
 
     def through_slope(self, value: Tensor, slope: Tensor, by_slope: Tensor) -> Tensor:
         return by_slope.mul_(1.0 - 2.0 * value)
@@ -182,8 +182,8 @@ class Softplus(Activation):
         # torch goes over to x beyond a threshold; at its own of 20 that is a jump of 2e-9, which no Lipschitz function has.
         return torch.nn.functional.softplus(x, threshold=_SOFTPLUS_THRESHOLD)
 
-    def slope_of(self, value: Tensor) -> Tensor:
-        return -torch.expm1(-value)
+    def slope_of(self, value: Tensor, out: Tensor | None = None) -> Tensor:
+        return torch.neg(torch.expm1(-value), out=out)
 
     def through_slope(self, value: Tensor, slope: Tensor, by_slope: Tensor) -> Tensor:
         return by_slope.mul_(1.0 - slope)

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
+from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
@@ -60,10 +61,9 @@ class OpenedBranch:
         """G branches of one kind as one function, of batches that have the rows of the first, then those of the second, ..."""
         count, first = len(branches), branches[0].layers
         with torch.no_grad():
-            weights, hidden = (
-                _stack(units) for units in zip(*((one.layers.weights, one.hidden) for one in branches), strict=True)
-            )
-            slopes = tuple(first.activation.slope_of(values) for values in hidden)
+            weights = tuple(_together(alike) for alike in zip(*(one.layers.weights for one in branches), strict=True))
+            hidden = tuple(zip(*(one.hidden for one in branches), strict=True))
+            slopes = tuple(_slopes(first.activation, each) for each in hidden)
             value = torch.cat([branch.value for branch in branches])
         layers = Layers(weights, (), first.activation, first.compiled)
 
@@ -95,11 +95,6 @@ def open_branch(layers: Layers, x: Tensor) -> OpenedBranch:
     return OpenedBranch(layers, x, value, tuple(hidden), lent)
 
 
-def _stack(each: Sequence[Sequence[Tensor]]) -> tuple[Tensor, ...]:
-    """For each layer, the tensors (*) of G branches in one (G, *)."""
-    return tuple(_together(alike) for alike in zip(*each, strict=True))
-
-
 def _together(alike: Sequence[Tensor]) -> Tensor:
     """Tensors (*) as one (G, *): where they lie, if that is one after the other, as weights do that were constrained together."""
     first, size = alike[0], alike[0].numel()
@@ -111,10 +106,19 @@ def _together(alike: Sequence[Tensor]) -> Tensor:
     return first.as_strided((len(alike), *first.shape), (size, *first.stride()))
 
 
-class _Known(NamedTuple):
-    """Of all branches the hidden values and slopes (G, B, h), and what :func:`trace_half` gives, or None to leave out tr J."""
+def _slopes(activation: Activation, each: Sequence[Tensor]) -> Tensor:
+    """The slopes (G, B, h) of hidden values (B, h), written where they are read: the values are not copied for it."""
+    found = each[0].new_empty(len(each), *each[0].shape)
+    for values, place in zip(each, found.unbind(0), strict=True):
+        activation.slope_of(values, out=place)
+    return found
 
-    hidden: tuple[Tensor, ...]
+
+class _Known(NamedTuple):
+    """For each layer the hidden values (B, h) of all branches, and their slopes (G, B, h); with what :func:`trace_half` gives, or
+    None to leave out tr J."""
+
+    hidden: tuple[tuple[Tensor, ...], ...]
     slopes: tuple[Tensor, ...]
     half: Tensor | None
 
@@ -158,7 +162,7 @@ class _LogDeterminants(torch.autograd.Function):
         if probed.recompute:
             kept = [tensor for branch in branches for tensor in (branch.x, *branch.layers.weights, *branch.layers.offsets)]
         else:
-            kept = [*layers.weights, *known.hidden, *known.slopes, known.half]
+            kept = [*layers.weights, *known.slopes, known.half, *chain.from_iterable(known.hidden)]
         ctx.save_for_backward(probed.left, probed.right, *kept)
         ctx.recompute, ctx.depth = probed.recompute, len(layers.weights)
         return probed.total
@@ -177,7 +181,8 @@ class _LogDeterminants(torch.autograd.Function):
                 found += _gradients_of_each(weights, ctx.kind, known, scale[part], left[:, part], right[:, part], [lent])
         else:
             middle = 2 * ctx.depth - 1
-            known = _Known(tuple(kept[ctx.depth : middle]), tuple(kept[middle:-1]), kept[-1])
+            hidden = tuple(tuple(kept[start : start + count]) for start in range(middle + 1, len(kept), count))
+            known = _Known(hidden, tuple(kept[ctx.depth : middle]), kept[middle])
             found = _gradients_of_each(tuple(kept[: ctx.depth]), ctx.kind, known, scale, left, right, ctx.lent)
         return None, None, None, None, *(one for branch in found for one in branch)
 
@@ -186,9 +191,9 @@ def _compute_again(kept: list[Tensor], kind: tuple[Activation, bool], trace: boo
     """Weights of one branch, and what is known of it, of its x, weights and offsets; all as of a group of one."""
     x, tensors, depth = kept[0], kept[1:], len(kept) // 2
     hidden = run_values(Layers(tuple(tensors[:depth]), tuple(tensors[depth:]), *kind), x)[:-1]
-    weights, hidden = tuple(weight[None] for weight in tensors[:depth]), tuple(values[None] for values in hidden)
-    slopes = tuple(kind[0].slope_of(values) for values in hidden)
-    return weights, _Known(hidden, slopes, trace_half(weights, slopes) if trace else None)
+    weights = tuple(weight[None] for weight in tensors[:depth])
+    slopes = tuple(kind[0].slope_of(values)[None] for values in hidden)
+    return weights, _Known(tuple((values,) for values in hidden), slopes, trace_half(weights, slopes) if trace else None)
 
 
 def _gradients_of_each(
@@ -204,7 +209,7 @@ def _gradients_of_each(
     by_weights, by_hidden = call(_logdet_gradients, Layers(weights, (), *kind), known, scale, left, right)
     for index, one in enumerate(lent):
         one[:] = [tuple(tuple(values[index] for values in units) for units in known[:2])]
-    return list(zip(*(tensor.unbind(0) for tensor in (*by_weights, *by_hidden)), strict=True))
+    return list(zip(*(tensor.unbind(0) for tensor in by_weights), *by_hidden, strict=True))
 
 
 def _value_gradients(
@@ -220,9 +225,8 @@ def _value_gradients(
 
 def _logdet_gradients(
     layers: Layers, known: _Known, scale: Tensor, left: Tensor, right: Tensor
-) -> tuple[list[Tensor], list[Tensor]]:
-    """Gradients by weights and hidden values, of G branches, from ``scale`` (G, B, 1) by their log-determinants."""
+) -> tuple[list[Tensor], list[list[Tensor]]]:
+    """Gradients by weights (G, h, h') and hidden values, of G branches, from ``scale`` (G, B, 1) by their log-determinants."""
     by_slopes, by_weights = surrogate_gradients(layers.weights, known.slopes, scale, left, right, known.half)
-    return by_weights, [
-        layers.activation.through_slope(*three) for three in zip(known.hidden, known.slopes, by_slopes, strict=True)
-    ]
+    units = zip(known.hidden, known.slopes, by_slopes, strict=True)
+    return by_weights, [[layers.activation.through_slope(*one) for one in zip(*three, strict=True)] for three in units]

@@ -217,7 +217,7 @@ def surrogate_gradients(
     for weight, slope in zip(weights[:-1], slopes, strict=True):
         pushed.append(entering[-1] @ weight.mT)
         entering.append(pushed[-1] * slope)
-    by_weights, by_slopes = [_rows(left).mT @ _rows(entering.pop())], []
+    by_weights, by_slopes = [_outer(_rows(left), _rows(entering.pop()))], []
     for index in range(len(slopes) - 1, -1, -1):
         left = left @ weights[index + 1]
         by_slope = pushed[index].mul_(left)
@@ -227,11 +227,19 @@ def surrogate_gradients(
         elif half is not None:
             by_slope += (slopes[0] * scale) @ _kernel(weights).mT
         by_slopes.insert(0, by_slope)
-        by_weights.insert(0, _rows(left).mT @ _rows(entering.pop()))
+        by_weights.insert(0, _outer(_rows(left), _rows(entering.pop())))
     if half is not None:
         for mine, more in zip(by_weights, _trace_gradients(weights, slopes, scale), strict=True):
             mine += more
     return by_slopes, by_weights
+
+
+def _outer(left: Tensor, right: Tensor) -> Tensor:
+    """The products of the rows of left (*, B, h) and right (*, B, h'), summed: left^T right, (*, h, h').
+
+    The narrow factor comes first, and so has its columns read as rows: the other way took up to three times as long on a CPU.
+    """
+    return (right.mT @ left).mT if right.shape[-1] < left.shape[-1] else left.mT @ right
 
 
 def _rows(vectors: Tensor) -> Tensor:
@@ -248,7 +256,7 @@ def value_gradients(
     """
     inputs, delta, by_weights, by_offsets = (x, *hidden), by_value, [], []
     for index in range(len(hidden), -1, -1):
-        by_weights.insert(0, delta.mT @ inputs[index])
+        by_weights.insert(0, _outer(delta, inputs[index]))
         by_offsets.insert(0, delta.sum(0) if layers.offsets[index].dim() == 1 else delta)
         delta = delta @ layers.weights[index]
         if index:

@@ -29,6 +29,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ..numerics.elimination import inverse
 from ..numerics.norms import orthogonal_bound
 from .activations import Activation
 from .branches import DenseBranch
@@ -49,9 +50,8 @@ def cayley(square: Tensor, rest: Tensor) -> Tensor:
     skewed = square - square.mT + rest.mT @ rest
     # Where Z is so large that rounding swallows I, the sum could be singular: as much as rounding takes keeps it regular.
     ridge = 2 * torch.finfo(square.dtype).eps * torch.linalg.matrix_norm(skewed.detach())
-    # inv itself would look at the outcome, for which the host has to wait for a GPU.
-    inverse = torch.linalg.inv_ex(skewed + (1 + ridge)[..., None, None] * eye).inverse
-    return torch.cat((2 * inverse - eye, -2 * rest @ inverse), -2)
+    inverted = inverse(skewed + (1 + ridge)[..., None, None] * eye)
+    return torch.cat((2 * inverted - eye, -2 * rest @ inverted), -2)
 
 
 class SandwichBranch(DenseBranch):

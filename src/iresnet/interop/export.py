@@ -29,7 +29,7 @@ from ..numerics.logdet import Exact, LogDet
 from ..numerics.series import PowerSeries
 from .frozen import FixedNoise, FrozenBranch, freeze
 from .graphs import ENDINGS, needed, run_file, write_program
-from .programs import Decode, Determinant, Encode, LogProb, Looped, Program, Units, eliminate
+from .programs import Decode, Determinant, Encode, LogProb, Looped, Program, Units, eliminate, triangulate
 
 __all__ = ["PROGRAMS", "Exported", "export_flow", "fixed_estimator"]
 
@@ -173,7 +173,7 @@ def fixed_estimator(logdet: LogDet, flow: Flow, x: Tensor, context: Tensor | Non
 def _in_graph(logdet: LogDet, kind: str) -> LogDet:
     """The estimator as a tracer can follow it."""
     if isinstance(logdet, Exact):
-        return Determinant(eliminate if kind == "onnx" else lambda matrix: torch.linalg.slogdet(matrix).logabsdet)
+        return Determinant(eliminate if kind == "onnx" else triangulate)
     return logdet
 
 

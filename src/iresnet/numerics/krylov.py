@@ -27,6 +27,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from .elimination import solve
 from .linearize import Probed, attachable, linearize
 from .logdet import Estimate, Function, lipschitz_of
 from .noise import Noise
@@ -218,7 +219,7 @@ class _Arnoldi:
             if index + 1 < count:  # the space of a probe that stopped here ends here, whatever others do
                 matrix[..., index + 1, index] = torch.where(self.took[index + 1], below, 0.0)
         eye = torch.eye(count, dtype=self.small, device=matrix.device)
-        found = torch.linalg.solve(eye + matrix, eye[:, 0].expand(*self.square.shape, count))
+        found = solve(eye + matrix, eye[:, 0].expand(*self.square.shape, count))
         found = (found - (eye[0] if known_trace else 0.0)) * self.square.sqrt()[..., None]
         basis = self.basis.all[..., :count, :]
         return (found.to(basis.dtype)[..., None, :] @ basis).reshape(self.probes.shape)

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from .elimination import inverse, log_abs_det
 from .linearize import Linearization, Probed, attachable, linearize
 from .noise import Noise
 
@@ -146,7 +147,7 @@ def _determinant(jacobian: Tensor) -> Estimate:
         value = torch.log(((1 + a) * (1 + d) - b * c).abs())
     else:
         eye = torch.eye(size, dtype=jacobian.dtype, device=jacobian.device)
-        value = torch.linalg.slogdet(eye + jacobian).logabsdet
+        value = log_abs_det(eye + jacobian)
     rounding = 8 * size * torch.finfo(jacobian.dtype).eps * torch.exp((-value.detach() / size).clamp(min=0.0))
     return Estimate(value, torch.zeros_like(value, requires_grad=False), rounding)
 
@@ -158,7 +159,7 @@ def _inverse(jacobian: Tensor) -> Tensor:
     if size == 2:
         (a, b), (c, d) = matrix[:, 0].unbind(-1), matrix[:, 1].unbind(-1)
         return torch.stack((d, -b, -c, a), -1).div_((a * d - b * c)[:, None]).reshape(-1, 2, 2)
-    return torch.linalg.inv_ex(matrix).inverse  # a singular one has an infinite log-determinant, which training looks out for
+    return inverse(matrix)  # a singular one has an infinite log-determinant, which training looks out for
 
 
 def _full(jacobian: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..numerics.elimination import solve
 from ..numerics.fixed_point import NotConverged, Solution, Solver
 from ..numerics.implicit import implicit
 from .lipschitz import jacobian
@@ -30,7 +31,7 @@ def newton(function: Callable[[Tensor], Tensor], y: Tensor, start: Tensor, steps
 
     for _ in range(steps):
         now = residual(x)
-        move = torch.linalg.solve(eye + jacobian(function, x), now[..., None])[..., 0]
+        move = solve(eye + jacobian(function, x), now)
         scale = torch.ones(len(x), 1, dtype=x.dtype)
         for _ in range(10):
             worse = residual(x + scale * move).norm(dim=1, keepdim=True) > now.norm(dim=1, keepdim=True)

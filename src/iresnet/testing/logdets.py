@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..numerics.elimination import log_abs_det
 from ..numerics.logdet import LogDet
 from ..numerics.noise import Noise
 from .lipschitz import jacobian
@@ -27,7 +28,7 @@ def true_logdet(function: Any, x: Tensor, *, graph: bool = False) -> Tensor:
     """log abs det(I + J) (B,) from the Jacobian by autograd, differentiable with ``graph``."""
     matrix = jacobian(function, x, graph=graph)
     eye = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
-    return torch.linalg.slogdet(eye + matrix).logabsdet
+    return log_abs_det(eye + matrix)
 
 
 def _repeated(function: Any, x: Tensor, times: int) -> tuple[Any, Tensor]:

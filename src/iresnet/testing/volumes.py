@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..bijections.base import Bijection
 from ..flow import Flow
+from ..numerics.elimination import log_abs_det
 from ..numerics.fixed_point import Picard
 from ..numerics.logdet import Exact, LogDet
 from ..numerics.noise import Noise
@@ -27,16 +28,16 @@ def check_inverse_logdet(
     transform: Any = bijection.bind(context)
     z, estimate = transform.forward_and_logdet(x, logdet or Exact(), Noise())
     torch.testing.assert_close(z, transform.forward(x), rtol=1e-10, atol=1e-12)
-    there = torch.linalg.slogdet(jacobian(transform.forward, x))
+    there = log_abs_det(jacobian(transform.forward, x))
     name = type(bijection).__name__
     torch.testing.assert_close(
-        estimate.value, there.logabsdet, rtol=tolerance, atol=tolerance, msg=lambda text: f"{name}, log-determinant: {text}"
+        estimate.value, there, rtol=tolerance, atol=tolerance, msg=lambda text: f"{name}, log-determinant: {text}"
     )
     found = transform.inverse(z.detach(), Picard()).check(name).value
     torch.testing.assert_close(found, x, rtol=tolerance, atol=tolerance, msg=lambda text: f"{name}, inverse: {text}")
-    back = torch.linalg.slogdet(jacobian(lambda latent: transform.attach(latent, found), z.detach()))
+    back = log_abs_det(jacobian(lambda latent: transform.attach(latent, found), z.detach()))
     torch.testing.assert_close(
-        back.logabsdet, -there.logabsdet, rtol=tolerance, atol=tolerance, msg=lambda text: f"{name}, inverse's: {text}"
+        back, -there, rtol=tolerance, atol=tolerance, msg=lambda text: f"{name}, inverse's: {text}"
     )
 
 
