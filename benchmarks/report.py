@@ -32,7 +32,7 @@ each had, and how busy the machine was. All of it is of a CPU: nothing here was 
 # Why a benchmark misses a target; shown only while it does.
 WHY: dict[str, str] = {
     "train_step": "both sides multiply the same matrices, about 475 products a step, which alone take 15 ms of this step in 43 "
-    "columns and 14 in two. Of our eager step 42 % are products, 21 to 23 % passes over hidden values, 4 to 5 % copies, and 29 to "
+    "columns and 14 in two. Of our eager step 42 % are products, 21 to 23 % passes over hidden values, 4 to 5 % copies, 29 to "
     "33 % views, autograd and Python. Between runs an hour apart its ratio moved between 2.9 and 3.1.",
 }
 
