@@ -110,7 +110,9 @@ def _slopes(activation: Activation, each: Sequence[Tensor]) -> Tensor:
     """The slopes (G, B, h) of hidden values (B, h), written where they are read: the values are not copied for it."""
     found = each[0].new_empty(len(each), *each[0].shape)
     for values, place in zip(each, found.unbind(0), strict=True):
-        activation.slope_of(values, out=place)
+        told = activation.slope_of(values, out=place)
+        if told is not place:  # an activation of somebody's own need not write there
+            place.copy_(told)
     return found
 
 

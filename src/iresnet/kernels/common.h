@@ -156,16 +156,17 @@ int64_t parts(int64_t items, int64_t batch) {
   return std::clamp<int64_t>(batch / 32, 1, threads / std::gcd(threads, items));
 }
 
-// While it lives, MKL multiplies in this thread alone, and knows: for several it first copies both factors, inside of
-// at::parallel_for too, where there is but one. That takes up to a quarter of a product.
+// While it lives, one thread of `several` multiplies for itself, and MKL knows: otherwise it first copies both factors, as it does
+// where threads share a product. That takes up to a quarter of one.
 class Alone {
  public:
-  Alone() : before_(MKL_Set_Num_Threads_Local ? MKL_Set_Num_Threads_Local(1) : 0) {}
-  ~Alone() { if (MKL_Set_Num_Threads_Local) MKL_Set_Num_Threads_Local(before_); }
+  explicit Alone(bool several) : told_(several && MKL_Set_Num_Threads_Local), before_(told_ ? MKL_Set_Num_Threads_Local(1) : 0) {}
+  ~Alone() { if (told_) MKL_Set_Num_Threads_Local(before_); }
   Alone(const Alone&) = delete;
   Alone& operator=(const Alone&) = delete;
 
  private:
+  bool told_;
   int before_;
 };
 
@@ -174,7 +175,7 @@ template <typename F>
 void in_parallel(int64_t count, F f) {
   at::parallel_for(0, count, 1, [&](int64_t from, int64_t to) {
     const at::AutoDispatchBelowADInplaceOrView below;
-    const Alone alone;
+    const Alone alone(count > 1);
     f(from, to);
   });
 }

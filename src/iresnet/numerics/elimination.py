@@ -2,7 +2,8 @@
 
 There the matrices of a batch are shared out among threads, and MKL's factorisation of about 150 rows or more, threaded itself,
 does not bear that: it hangs, or finds something else (issues 141358 and 142815 of PyTorch). One matrix at a time is safe, has
-all threads to itself, and at that size takes no longer.
+all threads to itself, and at that size takes no longer. Transforms of torch.func and torch's compiler hide how many there are: in
+them, torch is believed.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ def newton(function: Callable[[Tensor], Tensor], y: Tensor, start: Tensor, steps
         move = solve(eye + jacobian(function, x), now)
         scale = torch.ones(len(x), 1, dtype=x.dtype)
         for _ in range(10):
-            worse = residual(x + scale * move).norm(dim=1, keepdim=True) > now.norm(dim=1, keepdim=True)
+            worse = ~(residual(x + scale * move).norm(dim=1, keepdim=True) <= now.norm(dim=1, keepdim=True))
             scale = torch.where(worse, scale / 2, scale)
         x = x + scale * move
         if bool((move.norm(dim=1) <= 1e-15 * x.norm(dim=1)).all()):
