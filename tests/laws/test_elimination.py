@@ -6,8 +6,7 @@ import sys
 import pytest
 import torch
 
-from iresnet.interop.programs import triangulate
-from iresnet.numerics.elimination import LARGEST_TOGETHER, inverse, log_abs_det, solve
+from iresnet.numerics.elimination import inverse, log_abs_det, solve
 
 CASES = {
     "inverse": "found, wanted = inverse(many), torch.stack([torch.linalg.inv(one) for one in many])",
@@ -17,6 +16,19 @@ CASES = {
 x = many.clone().requires_grad_()
 (found,) = torch.autograd.grad(log_abs_det(x).sum(), x)
 wanted = torch.stack([torch.linalg.inv(one).mT for one in many])""",
+    "vmap": """
+parts = torch.func.vmap(log_abs_det)(many), torch.func.vmap(inverse)(many), torch.func.vmap(solve)(many, many[:, 0])
+found = torch.cat([part.flatten() for part in parts])
+wanted = torch.cat([part.flatten() for part in (log_abs_det(many), inverse(many), solve(many, many[:, 0]))])""",
+    "export": """
+class Volume(torch.nn.Module):
+    def forward(self, x):
+        return log_abs_det(x)
+
+batch = {"x": {0: torch.export.Dim("batch")}}
+program = torch.export.export(Volume(), (many[:2],), dynamic_shapes=batch)
+assert "slogdet" not in str(program.graph)
+found, wanted = program.module()(many), log_abs_det(many)""",
     "branch": """
 blocks = [SandwichBranch(3, (200, 200)).double() for _ in range(3)]
 found, wanted = (torch.stack([one.weights[1] for one in each]) for each in (bind_all(blocks), [one.bind() for one in blocks]))""",
@@ -47,7 +59,7 @@ def test_large_matrices_in_several_threads(case):
     assert "MKL ERROR" not in told.stdout + told.stderr
 
 
-@pytest.mark.parametrize("size", (1, 5, LARGEST_TOGETHER + 3))
+@pytest.mark.parametrize("size", (1, 5, 131))
 def test_any_batch(size):
     for batch in ((), (0,), (1,), (2, 3)):
         many = torch.randn(*batch, size, size, dtype=torch.float64) + 2 * size * torch.eye(size, dtype=torch.float64)
@@ -55,5 +67,4 @@ def test_any_batch(size):
         torch.testing.assert_close(log_abs_det(many), torch.linalg.svdvals(many).log().sum(-1))
         right = torch.randn(*batch, size, dtype=torch.float64)
         torch.testing.assert_close((many @ solve(many, right)[..., None])[..., 0], right)
-        torch.testing.assert_close(triangulate(many.reshape(-1, size, size)), log_abs_det(many).flatten())
     assert torch.isinf(log_abs_det(torch.zeros(2, size, size))).all()

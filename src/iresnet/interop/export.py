@@ -23,13 +23,14 @@ from torch import Tensor
 from ..data import ImageSchema, Schema
 from ..errors import UserError
 from ..flow import Flow
+from ..numerics.elimination import log_abs_det
 from ..numerics.fixed_point import Picard, Solver
 from ..numerics.krylov import Krylov
 from ..numerics.logdet import Exact, LogDet
 from ..numerics.series import PowerSeries
 from .frozen import FixedNoise, FrozenBranch, freeze
 from .graphs import ENDINGS, needed, run_file, write_program
-from .programs import Decode, Determinant, Encode, LogProb, Looped, Program, Units, eliminate, triangulate
+from .programs import Decode, Determinant, Encode, LogProb, Looped, Program, Units, eliminate
 
 __all__ = ["PROGRAMS", "Exported", "export_flow", "fixed_estimator"]
 
@@ -173,7 +174,7 @@ def fixed_estimator(logdet: LogDet, flow: Flow, x: Tensor, context: Tensor | Non
 def _in_graph(logdet: LogDet, kind: str) -> LogDet:
     """The estimator as a tracer can follow it."""
     if isinstance(logdet, Exact):
-        return Determinant(eliminate if kind == "onnx" else triangulate)
+        return Determinant(eliminate if kind == "onnx" else log_abs_det)
     return logdet
 
 

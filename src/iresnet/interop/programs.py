@@ -20,13 +20,12 @@ from ..bijections.base import Transform
 from ..bijections.chain import ChainTransform
 from ..bijections.reshape import SplitTransform
 from ..flow import Flow
-from ..numerics.elimination import LARGEST_TOGETHER
 from ..numerics.fixed_point import Solution, lengths
 from ..numerics.linearize import linearize
 from ..numerics.logdet import Estimate, LogDet, dense_jacobian
 from ..numerics.noise import Noise
 
-__all__ = ["Decode", "Determinant", "Encode", "LogProb", "Looped", "Program", "Units", "eliminate", "triangulate"]
+__all__ = ["Decode", "Determinant", "Encode", "LogProb", "Looped", "Program", "Units", "eliminate"]
 
 _PATIENCE = 32  # steps in a row that are no shorter than the shortest: the floor of the precision
 
@@ -217,13 +216,6 @@ class Determinant:
         value = self.logabsdet(torch.eye(size, dtype=x.dtype) + jacobian)
         rounding = 8 * size * torch.finfo(x.dtype).eps * torch.exp((-value / size).clamp(min=0.0))
         return at.value, Estimate(value, torch.zeros_like(value), rounding)
-
-
-def triangulate(matrix: Tensor) -> Tensor:
-    """log abs det (B,) of (B, n, n) by torch's own factorisations: of large matrices that which is safe in several threads."""
-    if matrix.shape[-1] <= LARGEST_TOGETHER:
-        return torch.linalg.slogdet(matrix).logabsdet
-    return torch.linalg.qr(matrix).R.diagonal(dim1=-2, dim2=-1).abs().log().sum(-1)
 
 
 def eliminate(matrix: Tensor) -> Tensor:

@@ -112,16 +112,14 @@ class PowerSeries:
                 at = linearize(function, x)
             return self._attach(at, lipschitz_of(function), [noise], luck)
         at = linearize(function, x)
-        known_trace = self.first_trace and at.trace is not None
-        trace = at.trace() if known_trace and at.trace is not None else None
-        product = at.vjp if self.product == "vjp" else at.jvp
+        trace = at.trace() if self.first_trace and at.trace is not None else None
         probes = draw_probes(self.distribution, self.probes, x, noise)
         differentiable = torch.is_grad_enabled() and at.value.requires_grad
         with torch.set_grad_enabled(differentiable and self.gradient == "series"):
-            totals, weights, bias = self._sum(product, probes, known_trace, lipschitz_of(function), luck)
+            totals, weights, bias = self._sum(at, probes, lipschitz_of(function), luck)
         value = totals.mean(0)
         if differentiable and self.gradient == "neumann":
-            surrogate = inner(product(weights), probes).mean(0)
+            surrogate = inner(self._product(at)(weights), probes).mean(0)
             value = value + (surrogate - surrogate.detach())
         if trace is not None:
             value = value + trace
@@ -151,12 +149,9 @@ class PowerSeries:
     def _attach(self, at: Linearization, lipschitz: float, noises: Sequence[Noise], luck: float) -> tuple[Tensor, Estimate]:
         """Value and log-determinant of a function that makes its own graph."""
         with torch.no_grad():
-            known_trace = self.first_trace and at.trace is not None
-            product = at.vjp if self.product == "vjp" else at.jvp
             probes = draw_probes(self.distribution, self.probes, at.value, *noises)
-            sums = at.sums if self.product == "vjp" else None
-            totals, weights, bias = self._sum(product, probes, known_trace, lipschitz, luck, sums)
-            value = totals.mean(0)
+            totals, weights, bias = self._sum(at, probes, lipschitz, luck)
+            value, known_trace = totals.mean(0), self.first_trace and at.trace is not None
             if known_trace and at.trace is not None:
                 value = value + at.trace()
         sides = (weights, probes) if self.product == "vjp" else (probes, weights)
@@ -167,21 +162,14 @@ class PowerSeries:
         """The standard error (B,) of the mean over probes (m, B); not known of a roulette."""
         return stderr_of_mean(totals.detach() if self.roulette is None else totals.detach()[:1])
 
-    def _sum(
-        self,
-        product: Callable[[Tensor], Tensor],
-        probes: Tensor,
-        known_trace: bool,
-        lipschitz: float,
-        luck: float,
-        sums: Callable[..., tuple[Tensor, Tensor, Tensor]] | None = None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Per probe the series (m, B) and the Neumann weights (m, B, *); the bias (B,). An exact trace stands for k = 1 and 0.
+    def _product(self, at: Linearization) -> Callable[[Tensor], Tensor]:
+        return at.vjp if self.product == "vjp" else at.jvp
 
-        ``sums`` may be those of a :class:`~iresnet.numerics.linearize.Linearization`.
-        """
+    def _sum(self, at: Linearization, probes: Tensor, lipschitz: float, luck: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Per probe the series (m, B) and the Neumann weights (m, B, *); the bias (B,). An exact trace stands for k = 1 and 0."""
         if self.roulette is not None:
-            return self._play(product, probes, known_trace, lipschitz, luck, sums or partial(power_sums, product))
+            return self._play(at, probes, lipschitz, luck)
+        product, known_trace = self._product(at), self.first_trace and at.trace is not None
         size = math.prod(probes.shape[2:])
         size_of_probe = length(probes)
         totals = torch.zeros_like(size_of_probe)
@@ -206,20 +194,14 @@ class PowerSeries:
                 return totals, weights, bias.clamp(max=truncation_bias(lipschitz, step, size)) if self.terms else bias
         raise AssertionError("unreachable")
 
-    def _play(
-        self,
-        product: Callable[[Tensor], Tensor],
-        probes: Tensor,
-        known_trace: bool,
-        lipschitz: float,
-        luck: float,
-        sums: Callable[..., tuple[Tensor, Tensor, Tensor]],
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _play(self, at: Linearization, probes: Tensor, lipschitz: float, luck: float) -> tuple[Tensor, Tensor, Tensor]:
         """What :meth:`_sum` returns, of a roulette: a term is taken if ``luck`` is below the probability of coming so far.
 
         That of the adaptive roulette is a row's own, so that a row's number does not depend on its batch; whether any row goes on
         the host hears at each term, for which it has to wait for a GPU.
         """
+        product, known_trace = self._product(at), self.first_trace and at.trace is not None
+        sums = at.sums if at.sums is not None and self.product == "vjp" else partial(power_sums, product)
         always, chances = self.terms or 1, self._certain(luck, lipschitz)
         neumann, step, common = self.gradient == "neumann", len(chances), chances[-1]
         shares = [(-1) ** power / chance for power, chance in enumerate(chances, start=1)]
